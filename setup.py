@@ -1,0 +1,63 @@
+"""Is the compiled core built, and with what flags. Everything else is in pyproject.toml."""
+import glob
+import os
+import sys
+
+from setuptools import Distribution, Extension, setup
+from setuptools.command.build_ext import build_ext
+
+HERE = "src/forksafe_core/"
+FORK_HERE = hasattr(os, "fork") and sys.implementation.name == "cpython"
+FLAGS = ["-std=c11", "-O3", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unused-parameter"]
+FLAGS += os.environ.get("FORKSAFE_CFLAGS", "").split()
+
+LOCK_WORD = [HERE + "lock_word.c", HERE + "parking.c", HERE + "context_methods.c"]
+SOURCES = {
+    "_atfork": [HERE + "fork_state.c"],
+    "_locks": LOCK_WORD,
+    "_semaphores": [*LOCK_WORD, HERE + "semaphore_word.c", HERE + "permits.c"],
+}
+
+ADVICE = """
+forksafe: its compiled core could not be built, and a platform with fork needs it.
+Install a C compiler and Python's headers, then try again:
+    Debian, Ubuntu   apt install gcc libc6-dev python3-dev
+    Fedora, RHEL     dnf install gcc python3-devel
+    Alpine           apk add gcc musl-dev linux-headers python3-dev
+    macOS            xcode-select --install
+The compiler's own message is above.
+"""
+
+
+class BuildCore(build_ext):
+    def run(self):
+        try:
+            super().run()
+        except Exception as error:
+            raise SystemExit(f"{error}\n{ADVICE}") from error
+
+
+class PlatformDistribution(Distribution):
+    """Wheels carry a platform tag even where nothing is compiled: the pure core is for platforms without fork."""
+
+    def has_ext_modules(self):
+        return True
+
+
+def extensions():
+    if not FORK_HERE:
+        return []
+    from Cython.Build import cythonize
+
+    modules = [
+        Extension(f"forksafe_core.{name}", [f"{HERE}{name}.pyx", *sources], include_dirs=[HERE],
+                  extra_compile_args=FLAGS, extra_link_args=os.environ.get("FORKSAFE_LDFLAGS", "").split(),
+                  depends=glob.glob(HERE + "*.[ch]"))
+        for name, sources in SOURCES.items()
+    ]
+    directives = {"language_level": 3, "embedsignature": True, "embedsignature.format": "python",
+                  "freethreading_compatible": True, "binding": False}
+    return cythonize(modules, build_dir="build/cython", include_path=["src"], compiler_directives=directives)
+
+
+setup(ext_modules=extensions(), cmdclass={"build_ext": BuildCore}, distclass=PlatformDistribution)

@@ -1,0 +1,112 @@
+"""Binds fork_state: what this process knows about the forks that made it.
+
+Importing registers the C handler, once in a process. Nothing here has an opinion about what should happen in
+a child: the layer above gives one callable, which is called, never from the handler, when a fork is noticed
+that Python did not make and whose hooks are therefore still due.
+"""
+from cpython.exc cimport PyErr_SetFromErrno
+from cpython.pycapsule cimport PyCapsule_New
+from cpython.ref cimport PyObject
+from libc.errno cimport errno
+from libc.stdint cimport uint64_t
+
+from forksafe_core.fork_state cimport (
+    FS_API_CAPSULE, FS_SURVIVOR_UNKNOWN, atomic_load, atomic_store, fs_api, fs_generation, fs_get_api, fs_gone,
+    fs_ident_of, fs_init, fs_notice, fs_token, fs_wipes,
+)
+
+cdef extern from "Python.h":
+    void PyErr_WriteUnraisable(PyObject *obj)
+    void PyErr_SetObject(object type, object value)
+
+cdef int _error = fs_init()
+if _error:
+    errno = _error
+    PyErr_SetFromErrno(OSError)
+
+cdef const fs_api *fs = fs_get_api()
+_C_API = PyCapsule_New(<void *>fs, FS_API_CAPSULE, NULL)
+
+cdef object _late_hooks = None
+
+
+def generation():
+    """How many forks lie between this process and the one that first imported forksafe."""
+    settle()
+    return fs_generation()
+
+
+def token():
+    """The calling thread's token: never another thread's, here or in any child."""
+    cdef uint64_t mine = fs_token()
+    if not mine:
+        raise MemoryError
+    return mine
+
+
+def gone(uint64_t token):
+    """True when the thread with this token vanished in a fork."""
+    return fs_gone(token) == 1
+
+
+def ident_of(uint64_t token):
+    """threading.get_ident() of a token's thread; 0 when it ended or is not known."""
+    return fs_ident_of(token)
+
+
+def state():
+    """The numbers behind the answers, for tests and reports."""
+    fs_notice()
+    survivor = atomic_load(&fs.state.survivor)
+    return {
+        "generation": fs_generation(),
+        "last_token": atomic_load(&fs.state.last_token),
+        "watermark": atomic_load(&fs.state.watermark),
+        "survivor": None if survivor == FS_SURVIVOR_UNKNOWN else survivor,
+        "late_forks": atomic_load(&fs.state.late_forks),
+        "wipes": bool(fs_wipes()),
+    }
+
+
+def set_late_hooks(hooks):
+    """Call hooks() in a child at its first slow path, if no os.fork is about to run them. It calls mark_settled()."""
+    global _late_hooks
+    _late_hooks = hooks
+
+
+def mark_settled():
+    """This process's after_in_child hooks are running or have run. True for the caller that changed it."""
+    fs_notice()
+    if atomic_load(&fs.page.settled):
+        return False
+    atomic_store(&fs.page.settled, 1)
+    return True
+
+
+def exchange_forking(uint64_t token):
+    """Say which thread (0: none) is between its before and after hooks; returns what was said before."""
+    cdef uint64_t before = atomic_load(&fs.state.forking)
+    atomic_store(&fs.state.forking, token)
+    return before
+
+
+def write_unraisable(exception, where):
+    """Report an exception that nobody can catch, as the interpreter does: through sys.unraisablehook."""
+    PyErr_SetObject(type(exception), exception)
+    PyErr_WriteUnraisable(<PyObject *>where)
+
+
+cdef int settle() except -1:
+    """See that the hooks which are due in this process run. Call with the GIL, holding nothing."""
+    cdef uint64_t forking
+    fs_generation()  # notices a late fork, and lets the survivor show itself
+    if atomic_load(&fs.page.settled):
+        return 0
+    forking = atomic_load(&fs.state.forking)
+    if forking and forking == atomic_load(&fs.state.survivor):
+        return 0  # os.fork is still going through its own hooks, ours will come
+    if _late_hooks is None:
+        mark_settled()
+    else:
+        _late_hooks()
+    return 0

@@ -1,0 +1,403 @@
+"""Lock and RLock: threading's, owned by name.
+
+Guarantees, beyond threading's: in a child, a lock held by the thread that forked is still held by it, and one
+held by any other thread is free. No lock is visited at a fork: lock_word.h says why that holds. A thread that
+waits retries before it takes the GIL again, so a lock that is let go is not left idle while threads queue for
+the interpreter.
+
+Extras, each costing only the locks that ask for it:
+  on_orphan      called by the first acquirer in a child of a lock whose holder vanished, while it holds the lock
+  hold           the layer above takes such locks before a fork and gives them back on both sides
+
+Not covered: data that was being changed when its holder vanished is as it was; on_orphan or hold are for that.
+"""
+from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
+from cpython.pycapsule cimport PyCapsule_Import
+from cpython.ref cimport PyObject, Py_DECREF, Py_INCREF
+from libc.stdint cimport int64_t, uint64_t, uintptr_t
+
+import weakref
+from _thread import RLock as _StandardRLock, allocate_lock as _standard_lock
+
+from forksafe_core._atfork cimport settle
+from forksafe_core.fork_state cimport FS_API_CAPSULE, atomic_load, atomic_store, fs_api, fs_word
+from forksafe_core.lock_word cimport *
+
+cdef extern from "Python.h":
+    int Py_MakePendingCalls() except -1
+
+cdef extern from "context_methods.h":
+    ctypedef object (*context_op)(object)
+    int add_context_methods(object type, context_op enter, context_op leave) except -1
+
+cdef extern from *:
+    """
+    static void lw_set_api(const fs_api *api) { fs = api; }
+    """
+    void lw_set_api(const fs_api *api)
+
+lw_set_api(<const fs_api *>PyCapsule_Import(FS_API_CAPSULE, 0))
+
+# What isinstance() tests in other people's code compare with.
+cdef object _LockType = type(_standard_lock())
+cdef object _RLockType = _StandardRLock
+
+cdef double TIMEOUT_MAX = 9223372036.0  # threading.TIMEOUT_MAX where time_t has 64 bits
+cdef double DEFAULT_HOLD_TIMEOUT = 5.0
+cdef dict _held_across_forks = {}  # id: weak reference to a lock made with hold=True
+
+
+cdef inline fs_word *word_of(uint64_t *word) noexcept nogil:
+    return <fs_word *>word
+
+
+cdef int64_t lock_deadline(bint blocking, double timeout) except? -2:
+    """The deadline of Lock.acquire(blocking, timeout): NO_WAIT, NO_DEADLINE or a time."""
+    if timeout == -1:
+        return NO_DEADLINE if blocking else NO_WAIT
+    if not blocking:
+        raise ValueError("can't specify a timeout for a non-blocking call")
+    if timeout < 0:
+        raise ValueError("timeout value must be a non-negative number")
+    if timeout != timeout:
+        raise ValueError("Invalid value NaN (not a number)")
+    if timeout > TIMEOUT_MAX:
+        raise OverflowError("timeout value is too large")
+    return deadline_after(timeout)
+
+
+cdef int take(fs_word *word, int64_t deadline) except -1:
+    """The slow path of acquire. LW_WOULD_BLOCK, LW_TAKEN or LW_ORPHAN: then repair() is next."""
+    cdef fs_word *owner = lw_owner(word)
+    cdef uint64_t self = lw_get_self()
+    cdef int got
+    if not self:
+        raise MemoryError
+    settle()
+    got = lw_try(owner, self)
+    while got == LW_WOULD_BLOCK and deadline != NO_WAIT:
+        with nogil:
+            got = lw_wait(owner, self, deadline)
+        if got == LW_WOULD_BLOCK:
+            break
+        if got == LW_INTERRUPTED:
+            Py_MakePendingCalls()  # a handler may raise, or fork
+            got = lw_try(owner, self)
+    return got
+
+
+cdef int repair(fs_word *word, int got) except -1:
+    """The lock was taken: see to data that its holder, who vanished, may have left half changed."""
+    cdef lw_extras *extras = lw_get_extras(word)
+    if extras == NULL or got == LW_WOULD_BLOCK:
+        return 0
+    if got == LW_ORPHAN:
+        extras.torn = True
+    if not extras.torn:
+        return 0
+    try:
+        if extras.on_orphan:
+            (<object>extras.on_orphan)()
+    except BaseException:
+        lw_release(&extras.owner)
+        raise
+    extras.torn = False
+    return 0
+
+
+cdef int take_repaired(fs_word *word, int64_t deadline) except -1:
+    cdef int got = take(word, deadline)
+    repair(word, got)
+    return got
+
+
+cdef int give_back(fs_word *word) except -1:
+    """The slow path of release. 0: the lock was free."""
+    cdef fs_word *owner = lw_owner(word)
+    if owner != word and lw_is_orphaned(owner):
+        lw_get_extras(word).torn = True
+    return lw_release(owner)
+
+
+cdef int add_extras(object lock, fs_word *word, object on_orphan, bint hold, double hold_timeout) except -1:
+    cdef lw_extras *extras
+    cdef str name = type(lock).__name__
+    if on_orphan is not None and not callable(on_orphan):
+        raise TypeError(f"{name}(on_orphan=...) takes a callable without arguments, not {type(on_orphan).__name__!r}")
+    if not hold_timeout >= 0 or hold_timeout > TIMEOUT_MAX:
+        raise ValueError(f"{name}(hold_timeout=...) takes seconds from 0 to threading.TIMEOUT_MAX, not {hold_timeout}")
+    if on_orphan is None and not hold:
+        return 0
+    if atomic_load(word):
+        raise RuntimeError(f"{name}.__init__() with on_orphan or hold: once, and before the lock is used")
+    extras = <lw_extras *>PyMem_RawMalloc(sizeof(lw_extras))
+    if extras == NULL:
+        raise MemoryError
+    atomic_store(&extras.owner, 0)
+    extras.torn = False
+    extras.hold_timeout = hold_timeout if hold else -1
+    extras.on_orphan = NULL
+    if on_orphan is not None:
+        if getattr(on_orphan, "__self__", None) is not None and hasattr(on_orphan, "__func__"):
+            on_orphan = _WeakRepair(on_orphan)
+        Py_INCREF(on_orphan)
+        extras.on_orphan = <void *>on_orphan
+    atomic_store(word, <uint64_t><uintptr_t>extras | LW_EXTRAS)
+    if hold:
+        key = id(lock)
+        _held_across_forks[key] = weakref.ref(lock, lambda _: _held_across_forks.pop(key, None))
+    return 0
+
+
+cdef class _WeakRepair:
+    """A bound method held weakly: an object may own a lock whose repair is its own method, and still be freed."""
+    cdef object method
+
+    def __init__(self, method):
+        self.method = weakref.WeakMethod(method)
+
+    def __call__(self):
+        method = self.method()
+        if method is not None:
+            method()
+
+
+cdef void free_extras(fs_word *word) noexcept:
+    cdef lw_extras *extras = lw_get_extras(word)
+    if extras != NULL:
+        if extras.on_orphan:
+            Py_DECREF(<object>extras.on_orphan)
+        PyMem_RawFree(extras)
+
+
+cdef uint64_t holder_of(fs_word *owner) noexcept nogil:
+    """The token of the thread that holds it; 0 when it is free, or its holder vanished."""
+    cdef uint64_t word = atomic_load(owner)
+    return word >> LW_SHIFT if lw_is_held(owner) else 0
+
+
+cdef class Lock:
+    """Lock(*, on_orphan=None, hold=False, hold_timeout=5.0)
+
+    threading.Lock that a fork cannot leave locked for ever. In a child it is still held if the thread that forked
+    held it, and free if another thread did.
+
+    on_orphan: called without arguments by the first thread in a child that acquires the lock after its holder
+    vanished, before acquire() returns. If it raises, the exception reaches that caller, the lock is free and the
+    next acquirer calls it again. A bound method is held weakly.
+
+    hold: the forking thread takes the lock before the fork and gives it back on both sides, waiting at most
+    hold_timeout seconds; then it forks all the same, with a ForkHazardWarning.
+    """
+
+    def __init__(self, *, on_orphan=None, bint hold=False, double hold_timeout=DEFAULT_HOLD_TIMEOUT):
+        add_extras(self, word_of(&self.word), on_orphan, hold, hold_timeout)
+
+    def __dealloc__(self):
+        free_extras(word_of(&self.word))
+
+    def acquire(self, bint blocking=True, double timeout=-1):
+        """Take the lock; True when it was taken. timeout: seconds, -1 for no limit."""
+        cdef int64_t deadline
+        if timeout == -1 and lw_take_free(word_of(&self.word), lw_self):
+            return True
+        deadline = lock_deadline(blocking, timeout)
+        return take_repaired(word_of(&self.word), deadline) != LW_WOULD_BLOCK
+
+    def release(self):
+        """Let the lock go; any thread may. RuntimeError if it is not locked."""
+        lock_release(self)
+
+    def locked(self):
+        """True while a thread that exists in this process holds the lock."""
+        return lw_is_held(lw_owner(word_of(&self.word)))
+
+    acquire_lock = acquire
+    release_lock = release
+    locked_lock = locked
+
+    def _at_fork_reinit(self):
+        give_back(word_of(&self.word))
+        lw_reset(lw_owner(word_of(&self.word)))
+
+    def __repr__(self):
+        state = "locked" if self.locked() else "unlocked"
+        return f"<{state} forksafe.{type(self).__name__} object at {<uintptr_t><PyObject *>self:#x}>"
+
+    def __reduce__(self):
+        raise TypeError("cannot pickle '_thread.lock' object")
+
+    @property
+    def __class__(self):
+        return _LockType if type(self) is Lock else type(self)
+
+
+cdef class RLock:
+    """RLock(*, on_orphan=None, hold=False, hold_timeout=5.0)
+
+    threading.RLock that a fork cannot leave locked for ever. In a child it is still held, as often as before, if the
+    thread that forked held it, and free if another thread did. on_orphan and hold: see Lock.
+    """
+
+    def __init__(self, *, on_orphan=None, bint hold=False, double hold_timeout=DEFAULT_HOLD_TIMEOUT):
+        add_extras(self, word_of(&self.word), on_orphan, hold, hold_timeout)
+
+    def __dealloc__(self):
+        free_extras(word_of(&self.word))
+
+    def acquire(self, bint blocking=True, double timeout=-1):
+        """Take the lock, once more if this thread has it; True when it was taken. timeout: seconds, -1 for no limit."""
+        cdef int64_t deadline
+        if timeout == -1 and enter_fast(self):
+            return True
+        deadline = lock_deadline(blocking, timeout)
+        return enter(self, deadline) != LW_WOULD_BLOCK
+
+    def release(self):
+        """Let the lock go once. RuntimeError if this thread does not hold it."""
+        rlock_release(self)
+
+    def locked(self):
+        """True while a thread that exists in this process holds the lock."""
+        return lw_is_held(lw_owner(word_of(&self.word)))
+
+    def _is_owned(self):
+        return lw_held_by(lw_owner(word_of(&self.word)), lw_get_self())
+
+    def _recursion_count(self):
+        return self.count if self._is_owned() else 0
+
+    def _release_save(self):
+        cdef Py_ssize_t count = self.count
+        if not self._is_owned():
+            raise RuntimeError("cannot release un-acquired lock")
+        self.count = 0
+        give_back(word_of(&self.word))
+        return count, lw_self
+
+    def _acquire_restore(self, state):
+        cdef Py_ssize_t count = state[0]
+        enter(self, NO_DEADLINE)
+        self.count = count
+
+    def _at_fork_reinit(self):
+        self.count = 0
+        give_back(word_of(&self.word))
+        lw_reset(lw_owner(word_of(&self.word)))
+
+    def __repr__(self):
+        cdef uint64_t holder = holder_of(lw_owner(word_of(&self.word)))
+        state, count = ("locked", self.count) if holder else ("unlocked", 0)
+        return (f"<{state} forksafe.{type(self).__name__} object owner={fs.ident_of(holder)} count={count} "
+                f"at {<uintptr_t><PyObject *>self:#x}>")
+
+    def __reduce__(self):
+        raise TypeError("cannot pickle '_thread.RLock' object")
+
+    @property
+    def __class__(self):
+        return _RLockType if type(self) is RLock else type(self)
+
+
+cdef inline bint enter_fast(RLock lock) noexcept:
+    cdef fs_word *word = word_of(&lock.word)
+    if lw_held_by(word, lw_self):
+        lock.count += 1
+        return True
+    if lw_take_free(word, lw_self):
+        lock.count = 1
+        return True
+    return False
+
+
+cdef int enter(RLock lock, int64_t deadline) except -1:
+    cdef int got
+    if lw_held_by(lw_owner(word_of(&lock.word)), lw_get_self()):
+        lock.count += 1
+        return LW_TAKEN
+    got = take(word_of(&lock.word), deadline)
+    if got != LW_WOULD_BLOCK:
+        lock.count = 1  # before the repair, which may take the lock again
+        repair(word_of(&lock.word), got)
+    return got
+
+
+cdef int lock_acquire(Lock lock) except -1:
+    if not lw_take_free(word_of(&lock.word), lw_self):
+        take_repaired(word_of(&lock.word), NO_DEADLINE)
+    return 0
+
+
+cdef int lock_release(Lock lock) except -1:
+    if not lw_give_back(word_of(&lock.word)) and not give_back(word_of(&lock.word)):
+        raise RuntimeError("release unlocked lock")
+    return 0
+
+
+cdef int rlock_acquire(RLock lock) except -1:
+    if not enter_fast(lock):
+        enter(lock, NO_DEADLINE)
+    return 0
+
+
+cdef int rlock_release(RLock lock) except -1:
+    cdef fs_word *owner = lw_owner(word_of(&lock.word))
+    if lw_held_by(owner, lw_self):
+        if lock.count > 1:
+            lock.count -= 1
+            return 0
+        lock.count = 0
+        if not lw_give_back(word_of(&lock.word)):
+            give_back(word_of(&lock.word))
+        return 0
+    if not lw_is_orphaned(owner):
+        raise RuntimeError("cannot release un-acquired lock")
+    lock.count = 0
+    give_back(word_of(&lock.word))
+    return 0
+
+
+cdef object enter_lock(object lock):
+    lock_acquire(<Lock>lock)
+    return True
+
+
+cdef object leave_lock(object lock):
+    lock_release(<Lock>lock)
+
+
+cdef object enter_rlock(object lock):
+    rlock_acquire(<RLock>lock)
+    return True
+
+
+cdef object leave_rlock(object lock):
+    rlock_release(<RLock>lock)
+
+
+add_context_methods(Lock, enter_lock, leave_lock)
+add_context_methods(RLock, enter_rlock, leave_rlock)
+
+
+def holder(lock):
+    """The token of the thread that holds a Lock or RLock; 0 when nobody does, or its holder vanished in a fork."""
+    return holder_of(lw_owner(any_word(lock)))
+
+
+def hold_timeout(lock):
+    """Seconds a fork waits for a lock made with hold=True; None for others."""
+    cdef lw_extras *extras = lw_get_extras(any_word(lock))
+    return None if extras == NULL or extras.hold_timeout < 0 else extras.hold_timeout
+
+
+def held_across_forks():
+    """The locks made with hold=True that are alive."""
+    return [lock for lock in [ref() for ref in list(_held_across_forks.values())] if lock is not None]
+
+
+cdef fs_word *any_word(lock) except NULL:
+    if isinstance(lock, Lock):
+        return word_of(&(<Lock>lock).word)
+    if isinstance(lock, RLock):
+        return word_of(&(<RLock>lock).word)
+    raise TypeError(f"a forksafe Lock or RLock is needed, not {type(lock).__name__!r}")
