@@ -15,6 +15,7 @@ LOCK_WORD = [HERE + "lock_word.c", HERE + "parking.c", HERE + "context_methods.c
 SOURCES = {
     "_atfork": [HERE + "fork_state.c"],
     "_locks": LOCK_WORD,
+    "_local": [],
     "_semaphores": [*LOCK_WORD, HERE + "semaphore_word.c", HERE + "permits.c"],
 }
 

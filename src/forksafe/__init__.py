@@ -1,0 +1,89 @@
+"""Fork-safety primitives: what threading, os.register_at_fork and friends should do when a threaded process forks.
+
+How this package is laid out, lowest first; each file's contract is at its top:
+
+  errors.py      every exception and warning
+  locks.py       Lock, RLock, Condition, Event, Barrier, Semaphore, BoundedSemaphore, local
+  hooks.py       register_at_fork, before, after_in_parent, after_in_child
+  protecting.py  protect(): standard objects that exist already
+  imports.py     modules that a vanished thread was importing
+  streams.py     sys.stdout and sys.stderr that a vanished thread was writing to
+  patching.py    install(): threading's factories replaced, and back
+  testing.py     run_in_child()
+  demo.py        forksafe demo
+  cli.py         forksafe run | demo
+
+Beside it forksafe_core knows how forks happen; it is compiled. What is rarely used is imported at first use.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module as _import_module
+from typing import TYPE_CHECKING
+
+from forksafe.errors import ChildError, ChildTimeout, ForkHazardWarning
+from forksafe.hooks import Registration, after_in_child, after_in_parent, before, register_at_fork
+from forksafe.locks import Barrier, BoundedSemaphore, Condition, Event, Lock, RLock, Semaphore, local
+from forksafe_core import atfork as _atfork
+
+if TYPE_CHECKING:
+    from forksafe import testing
+    from forksafe.patching import install, uninstall
+    from forksafe.protecting import protect, register_adapter, unprotect
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Barrier",
+    "BoundedSemaphore",
+    "ChildError",
+    "ChildTimeout",
+    "Condition",
+    "Event",
+    "ForkHazardWarning",
+    "Lock",
+    "RLock",
+    "Registration",
+    "Semaphore",
+    "after_in_child",
+    "after_in_parent",
+    "before",
+    "generation",
+    "install",
+    "local",
+    "protect",
+    "register_adapter",
+    "register_at_fork",
+    "testing",
+    "uninstall",
+    "unprotect",
+]
+
+_at_first_use = {
+    "install": "forksafe.patching",
+    "uninstall": "forksafe.patching",
+    "protect": "forksafe.protecting",
+    "unprotect": "forksafe.protecting",
+    "register_adapter": "forksafe.protecting",
+}
+
+
+def generation() -> int:
+    """How many forks lie between this process and the one that first imported forksafe: 0, 1, 2 …
+
+    Forks in a row that ran no handler and in which nothing of forksafe was called count as one.
+    """
+    return _atfork.generation()
+
+
+def __getattr__(name: str) -> object:
+    if name == "testing":
+        return _import_module("forksafe.testing")
+    if name in _at_first_use:
+        value = globals()[name] = getattr(_import_module(_at_first_use[name]), name)
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,60 @@
+"""forksafe's core: how forks happen, and locks that know. It has no opinion and never imports forksafe.
+
+fork_state.h/.c      the generation, thread tokens, who survived; the pthread_atfork handler
+parking.h/.c         sleep while a word has a value
+lock_word.h/.c       a lock as one word that names its holder
+semaphore_word.h/.c  a count that threads wait for, as one word
+permits.h/.c         which thread holds how many of a semaphore's permits
+context_methods.h/.c __enter__ and __exit__ that cost a `with` statement little
+_atfork.pyx          binds fork_state
+_locks.pyx           Lock, RLock
+_semaphores.pyx      Semaphore, BoundedSemaphore
+_local.pyx           local
+_pure.py             the same names where there is no fork
+
+IMPL is "compiled" where there is fork, else "pure". A platform with fork has no fallback: locks that only look
+fork-safe would be worse than an error.
+"""
+
+import os as _os
+
+if hasattr(_os, "fork"):
+    try:
+        from forksafe_core import _atfork as atfork
+        from forksafe_core._local import local
+        from forksafe_core._locks import Lock, RLock, held_across_forks, hold_timeout, holder
+        from forksafe_core._semaphores import BoundedSemaphore, Semaphore
+    except ImportError as error:
+        raise ImportError(
+            f"forksafe's compiled core does not load ({error}), and a platform with fork needs it. Install it again "
+            "for this interpreter, with a C compiler and Python's headers at hand: "
+            "python -m pip install --force-reinstall --no-cache-dir forksafe"
+        ) from error
+    IMPL = "compiled"
+else:
+    from forksafe_core._pure import (
+        BoundedSemaphore,
+        Lock,
+        RLock,
+        Semaphore,
+        atfork,
+        held_across_forks,
+        hold_timeout,
+        holder,
+        local,
+    )
+
+    IMPL = "pure"
+
+__all__ = [
+    "IMPL",
+    "BoundedSemaphore",
+    "Lock",
+    "RLock",
+    "Semaphore",
+    "atfork",
+    "held_across_forks",
+    "hold_timeout",
+    "holder",
+    "local",
+]

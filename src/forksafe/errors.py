@@ -1,0 +1,26 @@
+"""Every exception and warning that forksafe raises of its own."""
+
+from __future__ import annotations
+
+__all__ = ["ChildError", "ChildTimeout", "ForkHazardWarning"]
+
+
+class ForkHazardWarning(RuntimeWarning):
+    """A fork went ahead although something was alive that breaks, or may be torn, in the child."""
+
+
+class ChildError(RuntimeError):
+    """A child of testing.run_in_child() ended without a result, or with one that cannot be passed on.
+
+    status: what os.waitstatus_to_exitcode() makes of its end; negative for a signal, None when it had to be killed.
+    stacks: the stacks it had, where they could be had; else an empty string.
+    """
+
+    def __init__(self, message: str, *, status: int | None = None, stacks: str = "") -> None:
+        super().__init__(message)
+        self.status = status
+        self.stacks = stacks
+
+
+class ChildTimeout(ChildError, TimeoutError):
+    """A child of testing.run_in_child() hung and was killed; the message has its stacks."""

@@ -1,0 +1,267 @@
+"""Hooks around fork: os.register_at_fork's, which can be taken back, are weak for bound methods, and do not race.
+
+Guarantees
+  - `before` runs last registered first, `after_in_parent` and `after_in_child` first registered first.
+  - Forks of several threads go through the hooks one at a time (for at most GATE_TIMEOUT seconds: a hook that
+    never returns must not stop other threads' forks for ever).
+  - A hook that raises is reported to sys.unraisablehook and the others still run.
+  - A hook may fork: that fork runs all hooks but those that are running.
+  - In a child whose fork ran no Python hooks (made by C), after_in_child hooks run at the first forksafe call,
+    whichever thread makes it; `before` and after_in_parent cannot run then.
+  - Locks made with hold=True are taken after the last `before` hook and given back on both sides.
+
+Not covered: hooks that others registered with os.register_at_fork; those run in the interpreter's order.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+import types
+import warnings
+import weakref
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from forksafe.errors import ForkHazardWarning
+from forksafe.locks import Lock, RLock
+from forksafe_core import atfork, held_across_forks, hold_timeout, holder
+
+__all__ = ["Registration", "after_in_child", "after_in_parent", "before", "register_at_fork"]
+
+Hook = Callable[[], object]
+F = TypeVar("F", bound=Hook)
+
+GATE_TIMEOUT = 10.0
+
+_changing = Lock()
+_registrations: tuple[Registration, ...] = ()  # replaced, never changed: forks walk it
+_gate = RLock()
+_passages: dict[int, list[_Passage]] = {}  # by thread token: the forks it is going through, innermost last
+
+
+class Registration:
+    """What register_at_fork() returns: unregister() takes the hooks back."""
+
+    __slots__ = ("__weakref__", "_hooks")
+
+    def __init__(self, hooks: dict[str, Callable[[], Hook | None]]) -> None:
+        self._hooks = hooks
+
+    def unregister(self) -> None:
+        """Take the hooks back. Once is enough, more does nothing; forks under way may still run them."""
+        global _registrations
+        with _changing:
+            _registrations = tuple(each for each in _registrations if each is not self)
+
+    def _run(self, when: str) -> None:
+        find = self._hooks.get(when)
+        hook = find and find()
+        if hook:
+            try:
+                hook()
+            except BaseException as error:  # as os.fork does: nothing may stop a fork half-way
+                atfork.write_unraisable(error, hook)
+
+
+class _Passage:
+    """One fork, seen from the thread that makes it."""
+
+    __slots__ = ("gated", "held", "hooks", "overdue", "previous", "running")
+
+    def __init__(self, hooks: tuple[Registration, ...]) -> None:
+        self.hooks = hooks
+        self.running: Registration | None = None
+        self.held: list[Any] = []
+        self.overdue: list[tuple[Any, int]] = []
+        self.previous = 0
+        self.gated = False
+
+    def run(self, when: str, hooks: tuple[Registration, ...]) -> None:
+        for registration in hooks:
+            self.running = registration
+            registration._run(when)
+        self.running = None
+
+
+def register_at_fork(
+    *, before: Hook | None = None, after_in_parent: Hook | None = None, after_in_child: Hook | None = None
+) -> Registration:
+    """Call these around every fork, as os.register_at_fork does, until unregister() of what is returned.
+
+    A bound method is held weakly: when its object goes, so does the hook. TypeError for anything not callable.
+    """
+    global _registrations
+    given = {"before": before, "after_in_parent": after_in_parent, "after_in_child": after_in_child}
+    hooks = {when: hook for when, hook in given.items() if hook is not None}
+    if not hooks:
+        raise TypeError("register_at_fork() needs at least one of before, after_in_parent and after_in_child")
+    for when, hook in hooks.items():
+        if not callable(hook):
+            raise TypeError(f"register_at_fork({when}=...) takes a callable, not {type(hook).__name__!r}")
+    registration = Registration({})
+    for when, hook in hooks.items():
+        registration._hooks[when] = _reference(hook, registration)
+    with _changing:
+        _registrations = (*_registrations, registration)
+    return registration
+
+
+def before(hook: F) -> F:
+    """Decorator: call this, without arguments, before every fork."""
+    register_at_fork(before=hook)
+    return hook
+
+
+def after_in_parent(hook: F) -> F:
+    """Decorator: call this, without arguments, in the parent after every fork, also one that failed."""
+    register_at_fork(after_in_parent=hook)
+    return hook
+
+
+def after_in_child(hook: F) -> F:
+    """Decorator: call this, without arguments, in every child."""
+    register_at_fork(after_in_child=hook)
+    return hook
+
+
+def _reference(hook: Hook, registration: Registration) -> Callable[[], Hook | None]:
+    if not isinstance(hook, types.MethodType):
+        return lambda: hook
+    owner = weakref.ref(registration)
+
+    def gone(_: object) -> None:
+        alive = owner()
+        if alive is not None and not any(find() for find in alive._hooks.values()):
+            alive.unregister()
+
+    return weakref.WeakMethod(hook, gone)
+
+
+def _before() -> None:
+    me = atfork.token()
+    stack = _passages.setdefault(me, [])
+    gated = _gate.acquire(timeout=GATE_TIMEOUT)
+    running = [passage.running for passage in stack]
+    passage = _Passage(tuple(each for each in _registrations if each not in running))
+    passage.gated = gated
+    stack.append(passage)
+    passage.run("before", passage.hooks[::-1])
+    passage.held, passage.overdue = _take_held_locks(me)
+    passage.previous = atfork.exchange_forking(me)
+
+
+def _after_in_parent() -> None:
+    stack = _passages.get(atfork.token())
+    if not stack:
+        return
+    passage = stack[-1]
+    _leave(passage)
+    passage.run("after_in_parent", passage.hooks)
+    for lock, ident in passage.overdue:
+        _warn_overdue(lock, ident)
+    _pop(stack, passage)
+
+
+def _after_in_child() -> None:
+    me = atfork.token()
+    for token in [token for token in _passages if token != me]:
+        del _passages[token]  # of threads that vanished
+    stack = _passages.get(me)
+    if not stack:  # a server that calls the child half of fork alone
+        _run_due_hooks()
+        return
+    passage = stack[-1]
+    _leave(passage)
+    if atfork.mark_settled():
+        passage.run("after_in_child", passage.hooks)
+    _pop(stack, passage)
+
+
+def _leave(passage: _Passage) -> None:
+    atfork.exchange_forking(passage.previous)
+    for lock in reversed(passage.held):
+        lock.release()
+
+
+def _pop(stack: list[_Passage], passage: _Passage) -> None:
+    stack.remove(passage)
+    if not stack:
+        _passages.pop(atfork.token(), None)
+    if passage.gated:
+        _gate.release()
+
+
+def _late() -> None:
+    """Called by the core: this child's hooks are due and no os.fork is going to run them."""
+    frame: types.FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code is _threading_after_fork:
+            return  # the interpreter's own child hooks have begun after all; threading puts itself right first
+        frame = frame.f_back
+    _run_due_hooks()
+
+
+def _run_due_hooks() -> None:
+    if atfork.mark_settled():
+        _Passage(()).run("after_in_child", _registrations)
+
+
+def _take_held_locks(me: int) -> tuple[list[Any], list[tuple[Any, int]]]:
+    """Take the locks made with hold=True; what this thread has already stays as it is.
+
+    Waits for one lock at a time, holding no other meanwhile, so that no order of locks can deadlock.
+    Returns those taken, and those whose time ran out with their holders' idents.
+    """
+    locks = [lock for lock in held_across_forks() if holder(lock) != me]
+    start = time.monotonic()
+    overdue = []
+    while True:
+        held: list[Any] = []
+        busy = next((lock for lock in locks if not _try(lock, 0, held)), None)
+        if busy is None:
+            return held, overdue
+        ident = atfork.ident_of(holder(busy))
+        for lock in reversed(held):
+            lock.release()
+        locks.remove(busy)
+        waited: list[Any] = []
+        if _try(busy, start + (hold_timeout(busy) or 0) - time.monotonic(), waited):
+            locks.insert(0, busy)  # first in the next round, which begins when it is let go here
+            if all(_try(lock, 0, waited) for lock in locks[1:]):
+                return waited, overdue
+            for lock in reversed(waited):
+                lock.release()
+        else:
+            overdue.append((busy, ident))
+
+
+def _try(lock: Any, timeout: float, taken: list[Any]) -> bool:
+    try:
+        got = lock.acquire(timeout=timeout) if timeout > 0 else lock.acquire(False)
+    except BaseException as error:  # its repair raised, or a signal handler did: it is not taken
+        atfork.write_unraisable(error, lock)
+        return False
+    if got:
+        taken.append(lock)
+    return bool(got)
+
+
+def _warn_overdue(lock: Any, ident: int) -> None:
+    name = next((thread.name for thread in threading.enumerate() if thread.ident == ident), "a thread that ended")
+    message = (
+        f"a fork went ahead without {lock!r}, which {name} held for longer than hold_timeout={hold_timeout(lock):g} "
+        "seconds: in the child it is free, and what it guards may be half changed"
+    )
+    try:
+        warnings.warn(message, ForkHazardWarning, stacklevel=3)
+    except ForkHazardWarning as error:  # -W error: nothing may stop a fork half-way
+        atfork.write_unraisable(error, lock)
+
+
+_threading_after_fork = getattr(getattr(threading, "_after_fork", None), "__code__", None)
+if hasattr(os, "register_at_fork"):
+    atfork.set_late_hooks(_late)
+    os.register_at_fork(before=_before, after_in_parent=_after_in_parent, after_in_child=_after_in_child)

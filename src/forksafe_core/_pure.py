@@ -1,0 +1,104 @@
+"""The core's names for platforms without fork: threading's types, and a generation that is always 0.
+
+Keyword arguments that speak of forks are checked and then have nothing to do. Lock and RLock are threading's own
+objects; isinstance() with the classes here works.
+"""
+
+import sys
+import threading
+import types
+from threading import local
+
+__all__ = [
+    "BoundedSemaphore",
+    "Lock",
+    "RLock",
+    "Semaphore",
+    "atfork",
+    "held_across_forks",
+    "hold_timeout",
+    "holder",
+    "local",
+]
+
+_make = {"Lock": threading.Lock, "RLock": threading.RLock}
+
+
+class _Factory(type):
+    def __call__(cls, *, on_orphan=None, hold=False, hold_timeout=5.0):
+        name = cls.__name__
+        if on_orphan is not None and not callable(on_orphan):
+            given = type(on_orphan).__name__
+            raise TypeError(f"{name}(on_orphan=...) takes a callable without arguments, not {given!r}")
+        if not 0 <= hold_timeout <= threading.TIMEOUT_MAX:
+            raise ValueError(
+                f"{name}(hold_timeout=...) takes seconds from 0 to threading.TIMEOUT_MAX, not {hold_timeout}"
+            )
+        return _make[name]()
+
+    def __instancecheck__(cls, instance):
+        return isinstance(instance, type(_make[cls.__name__]()))
+
+
+class Lock(metaclass=_Factory):
+    """threading.Lock: there is no fork here."""
+
+
+class RLock(metaclass=_Factory):
+    """threading.RLock: there is no fork here."""
+
+
+class Semaphore(threading.Semaphore):
+    def __init__(self, value=1, *, at_fork="keep"):
+        if at_fork not in ("keep", "restore"):
+            raise ValueError(f"{type(self).__name__}(at_fork=...) takes 'keep' or 'restore', not {at_fork!r}")
+        super().__init__(value)
+
+
+class BoundedSemaphore(threading.BoundedSemaphore, Semaphore):
+    def __init__(self, value=1):
+        threading.BoundedSemaphore.__init__(self, value)
+
+
+def holder(lock):
+    return 0
+
+
+def hold_timeout(lock):
+    return None
+
+
+def held_across_forks():
+    return []
+
+
+def _write_unraisable(exception, where):
+    sys.unraisablehook(
+        types.SimpleNamespace(
+            exc_type=type(exception),
+            exc_value=exception,
+            exc_traceback=exception.__traceback__,
+            err_msg=None,
+            object=where,
+        )
+    )
+
+
+atfork = types.SimpleNamespace(
+    generation=lambda: 0,
+    token=threading.get_ident,
+    gone=lambda token: False,
+    ident_of=lambda token: token,
+    state=lambda: {
+        "generation": 0,
+        "last_token": 0,
+        "watermark": 0,
+        "survivor": 0,
+        "late_forks": 0,
+        "wipes": False,
+    },
+    set_late_hooks=lambda hooks: None,
+    mark_settled=lambda: False,
+    exchange_forking=lambda token: 0,
+    write_unraisable=_write_unraisable,
+)
