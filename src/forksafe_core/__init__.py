@@ -32,7 +32,7 @@ if hasattr(_os, "fork"):
         ) from error
     IMPL = "compiled"
 else:
-    from forksafe_core._pure import (
+    from forksafe_core._pure import (  # type: ignore[assignment, no-redef]  # checkers see the compiled core's
         BoundedSemaphore,
         Lock,
         RLock,

@@ -4,10 +4,14 @@ Keyword arguments that speak of forks are checked and then have nothing to do. L
 objects; isinstance() with the classes here works.
 """
 
+from __future__ import annotations
+
 import sys
 import threading
 import types
+from collections.abc import Callable
 from threading import local
+from typing import Any
 
 __all__ = [
     "BoundedSemaphore",
@@ -21,11 +25,13 @@ __all__ = [
     "local",
 ]
 
-_make = {"Lock": threading.Lock, "RLock": threading.RLock}
+_make: dict[str, Callable[[], Any]] = {"Lock": threading.Lock, "RLock": threading.RLock}
 
 
 class _Factory(type):
-    def __call__(cls, *, on_orphan=None, hold=False, hold_timeout=5.0):
+    def __call__(
+        cls, *, on_orphan: Callable[[], object] | None = None, hold: bool = False, hold_timeout: float = 5.0
+    ) -> Any:
         name = cls.__name__
         if on_orphan is not None and not callable(on_orphan):
             given = type(on_orphan).__name__
@@ -36,7 +42,7 @@ class _Factory(type):
             )
         return _make[name]()
 
-    def __instancecheck__(cls, instance):
+    def __instancecheck__(cls, instance: object) -> bool:
         return isinstance(instance, type(_make[cls.__name__]()))
 
 
@@ -49,30 +55,30 @@ class RLock(metaclass=_Factory):
 
 
 class Semaphore(threading.Semaphore):
-    def __init__(self, value=1, *, at_fork="keep"):
+    def __init__(self, value: int = 1, *, at_fork: str = "keep") -> None:
         if at_fork not in ("keep", "restore"):
             raise ValueError(f"{type(self).__name__}(at_fork=...) takes 'keep' or 'restore', not {at_fork!r}")
         super().__init__(value)
 
 
 class BoundedSemaphore(threading.BoundedSemaphore, Semaphore):
-    def __init__(self, value=1):
+    def __init__(self, value: int = 1) -> None:
         threading.BoundedSemaphore.__init__(self, value)
 
 
-def holder(lock):
+def holder(lock: object) -> int:
     return 0
 
 
-def hold_timeout(lock):
+def hold_timeout(lock: object) -> None:
     return None
 
 
-def held_across_forks():
+def held_across_forks() -> list[Any]:
     return []
 
 
-def _write_unraisable(exception, where):
+def _write_unraisable(exception: BaseException, where: object) -> None:
     sys.unraisablehook(
         types.SimpleNamespace(
             exc_type=type(exception),

@@ -1,0 +1,239 @@
+"""install(): from now on threading's factories make forksafe types, for code that knows nothing of forksafe.
+
+Guarantees: every name through which a Python program makes a lock is replaced, wherever it is bound: in threading,
+_thread and queue, and in each module (and its classes) that took such a name before. isinstance() with the types
+that were there before says yes to the new ones. What exists already and can be reached is protected, or exchanged
+while nobody can hold it; report() lists that, and what was left alone. In children the imports and the standard
+streams that vanished threads were busy with are cured. uninstall() puts the names back.
+
+Not covered: locks that C code makes for itself; names that a function keeps in a default or a closure. Objects made
+while installed stay forksafe's after uninstall().
+"""
+
+from __future__ import annotations
+
+import _thread
+import functools
+import gc
+import logging
+import os
+import queue
+import sys
+import threading
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+from forksafe import imports, locks, streams
+from forksafe.hooks import Registration, register_at_fork
+from forksafe.protecting import protect, unprotect
+
+__all__ = ["Report", "install", "report", "uninstall"]
+
+_StandardLock = type(_thread.allocate_lock())
+_StandardRLock = _thread.RLock
+_STANDARD_LOCKS = (_StandardLock, _StandardRLock)
+_SimpleQueue = queue.SimpleQueue
+
+_REPLACEMENTS: list[tuple[Any, Any]] = [
+    (_thread.allocate_lock, locks.Lock),
+    (_thread.allocate, locks.Lock),
+    (_StandardLock, locks.Lock),  # from CPython 3.13 on threading.Lock is the type
+    (_StandardRLock, locks.RLock),
+    (threading.RLock, locks.RLock),
+    (threading.Condition, locks.Condition),
+    (threading.Event, locks.Event),
+    (threading.Semaphore, locks.Semaphore),
+    (threading.BoundedSemaphore, locks.BoundedSemaphore),
+    (threading.Barrier, locks.Barrier),
+    # The compiled queue has a lock of its own that nobody can repair; this one is made of a Semaphore.
+    (_SimpleQueue, queue._PySimpleQueue),  # type: ignore[attr-defined]
+]
+_COMPOSED = (
+    threading.Condition,
+    threading.Event,
+    threading.Semaphore,
+    threading.Barrier,
+    queue.Queue,
+    logging.Handler,
+    *([functools.cached_property] if sys.version_info < (3, 12) else []),
+)
+
+
+@dataclass
+class Report:
+    """What install() did, one line each: names replaced, existing locks exchanged, objects protected, and the rest."""
+
+    replaced: list[str] = field(default_factory=list)
+    exchanged: list[str] = field(default_factory=list)
+    protected: list[str] = field(default_factory=list)
+    left_alone: list[str] = field(default_factory=list)
+
+
+_changing = locks.Lock()
+_installed: _Installation | None = None
+
+
+class _Installation:
+    """The changes made, and how to undo them."""
+
+    def __init__(self) -> None:
+        self.report = Report()
+        self.bound: list[tuple[Any, str, Any, Any]] = []  # owner, name, standard, ours
+        self.protected: list[Any] = []
+        self.registration: Registration | None = None
+
+    def bind(self, owner: Any, name: str, standard: Any, ours: Any) -> None:
+        try:
+            setattr(owner, name, ours)
+        except (AttributeError, TypeError):  # a class that cannot be changed
+            return
+        self.bound.append((owner, name, standard, ours))
+
+    def protect(self, obj: Any, where: str) -> None:
+        try:
+            protect(obj)
+        except TypeError:
+            self.report.left_alone.append(where)
+        else:
+            self.protected.append(obj)
+            self.report.protected.append(where)
+
+
+def install() -> None:
+    """Make threading's names mean forksafe's types. More than once does nothing more. No effect without fork."""
+    global _installed
+    with _changing:
+        if _installed is not None or not hasattr(os, "fork"):
+            return
+        installation = _Installation()
+        _replace_names(installation)
+        _take_care_of_existing(installation)
+        imports.install()
+        installation.registration = register_at_fork(
+            before=streams.flush, after_in_parent=streams.forked, after_in_child=_cure_child
+        )
+        _installed = installation
+
+
+def uninstall() -> None:
+    """Put the standard names back. Objects made meanwhile stay as they are."""
+    global _installed
+    with _changing:
+        if _installed is None:
+            return
+        for owner, name, standard, ours in reversed(_installed.bound):
+            if vars(owner).get(name) is ours:
+                setattr(owner, name, standard)
+        for obj in _installed.protected:
+            unprotect(obj)
+        if _installed.registration is not None:
+            _installed.registration.unregister()
+        imports.uninstall()
+        _installed = None
+
+
+def report() -> Report:
+    """What install() found and did; an empty one when it is not installed."""
+    return _installed.report if _installed is not None else Report()
+
+
+def _cure_child() -> None:
+    imports.cure()
+    streams.cure()
+
+
+def _replace_names(installation: _Installation) -> None:
+    for module in list(sys.modules.values()):
+        name = getattr(module, "__name__", None)
+        if isinstance(module, ModuleType) and isinstance(name, str) and name.split(".")[0] not in _OURS:
+            _replace_in(installation, module, name)
+            for cls in list(vars(module).values()):
+                if isinstance(cls, type) and cls.__module__ == name:
+                    _replace_in(installation, cls, f"{name}.{cls.__qualname__}")
+
+
+_OURS = ("forksafe", "forksafe_core")
+_by_id = {id(standard): (standard, ours) for standard, ours in _REPLACEMENTS}
+
+
+def _replace_in(installation: _Installation, owner: Any, where: str) -> None:
+    for name, value in list(vars(owner).items()):
+        found = _by_id.get(id(value))
+        # Who bound the type by this name asks isinstance(), of old locks too; new ones say yes to it.
+        if found is not None and (not name.endswith("LockType") or where == "_thread"):
+            installation.bind(owner, name, *found)
+            installation.report.replaced.append(f"{where}.{name}")
+
+
+def _take_care_of_existing(installation: _Installation) -> None:
+    """Locks made before now: exchanged in the standard library's modules while no thread can hold them, else protected."""
+    done = _locks_of_threads()
+    if threading.active_count() == 1:
+        done |= _exchange_module_locks(installation)
+    objects = gc.get_objects()
+    for obj in objects:
+        if isinstance(obj, _COMPOSED) and type(obj).__module__ != "forksafe.locks" and not _is_ours(obj):
+            installation.protect(obj, f"a {type(obj).__module__}.{type(obj).__qualname__}")
+            done |= {id(each) for each in gc.get_referents(obj, getattr(obj, "__dict__", {}))}
+        elif type(obj) is _SimpleQueue:
+            installation.report.left_alone.append("a queue.SimpleQueue: its lock cannot be reached")
+    for owner in objects:
+        for lock in gc.get_referents(owner):
+            if type(lock) in _STANDARD_LOCKS and id(lock) not in done and not _is_bookkeeping(owner):
+                done.add(id(lock))
+                _take_care_of_lock(installation, lock, _describe(owner, lock))
+
+
+def _is_ours(obj: Any) -> bool:
+    return isinstance(obj, threading.Event) and isinstance(obj._cond, locks.Condition)  # type: ignore[attr-defined]
+
+
+def _is_bookkeeping(owner: Any) -> bool:
+    """Lists of ours, and module locks, as objects or as their dictionaries: imports.py deals with those."""
+    if isinstance(owner, dict):
+        return {"wakeup", "owner", "waiters"} <= owner.keys()
+    return isinstance(owner, list | set) or type(owner).__name__ == "_ModuleLock"
+
+
+def _locks_of_threads() -> set[int]:
+    """threading puts these right itself, and a thread's own stays locked as long as it lives."""
+    threads = [*threading.enumerate(), *threading._dangling]  # type: ignore[attr-defined]
+    return {id(value) for thread in threads for value in vars(thread).values()}
+
+
+def _exchange_module_locks(installation: _Installation) -> set[int]:
+    done = set()
+    for module in list(sys.modules.values()):
+        name = getattr(module, "__name__", "")
+        if not isinstance(module, ModuleType) or name.split(".")[0] not in sys.stdlib_module_names:
+            continue
+        for key, lock in list(vars(module).items()):
+            if type(lock) in _STANDARD_LOCKS and lock.acquire(False):
+                installation.bind(module, key, lock, locks.Lock() if type(lock) is _StandardLock else locks.RLock())
+                installation.report.exchanged.append(f"{name}.{key}")
+                done.add(id(lock))
+                lock.release()
+    return done
+
+
+def _take_care_of_lock(installation: _Installation, lock: Any, where: str) -> None:
+    # An RLock names its holder. Of a Lock only the standard library's are known to be held briefly.
+    if type(lock) is _StandardRLock or where.split(".")[0] in sys.stdlib_module_names:
+        installation.protect(lock, where)
+    else:
+        installation.report.left_alone.append(where)
+
+
+def _describe(owner: Any, lock: Any) -> str:
+    """Where a lock was found: module.name, or the class whose instance has it."""
+    if isinstance(owner, dict):
+        name = next((str(key) for key, value in list(owner.items()) if value is lock), "?")
+        module = owner.get("__name__", owner.get("__module__"))
+        if isinstance(module, str):
+            return f"{module}.{name}"
+        holders = [each for each in gc.get_referrers(owner) if getattr(each, "__dict__", None) is owner]
+        if holders:
+            return f"{type(holders[0]).__module__}.{type(holders[0]).__qualname__}.{name}"
+        return f"?.{name} in a dictionary"
+    return f"{type(owner).__module__}.{type(owner).__qualname__}"

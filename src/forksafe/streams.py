@@ -1,0 +1,101 @@
+"""sys.stdout and sys.stderr across a fork: usable in the child, and no text lost or written twice.
+
+A buffered file has a lock inside, which a thread that was writing to a slow pipe takes along when it vanishes:
+then every print() in the child hangs. And the text in a buffer at the fork is in both processes.
+
+So before a fork both streams are flushed, for at most FLUSH_TIMEOUT seconds where other threads may have them
+blocked. In the child their buffers are initialised anew, in place, so that whoever has a reference to a stream
+keeps a good one: a new lock, and nothing buffered, for what was buffered is the parent's to write.
+
+Not covered: other files; streams that are not io.TextIOWrapper over io.BufferedWriter (replaced by a test runner,
+say) are left alone; a fork from within a write to the stream itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sys
+import threading
+from collections.abc import Iterator
+
+__all__ = ["FLUSH_TIMEOUT", "cure", "flush", "forked"]
+
+FLUSH_TIMEOUT = 5.0
+
+
+class _Nowhere(io.RawIOBase):
+    """Takes what a text layer still holds and drops it."""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: object) -> int:
+        return len(data)  # type: ignore[arg-type]
+
+
+def _streams() -> Iterator[io.TextIOWrapper]:
+    seen = set()
+    for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
+        if type(stream) is io.TextIOWrapper and id(stream) not in seen:
+            seen.add(id(stream))
+            # Closed or detached ones raise ValueError when looked at.
+            with contextlib.suppress(ValueError):
+                if type(stream.buffer) is io.BufferedWriter and not stream.closed:
+                    yield stream
+
+
+_flushed = False  # this thread is between flush() and the fork's end
+_helper: threading.Thread | None = None
+
+
+def flush() -> None:
+    """Before a fork: write out what is buffered, so that a parent that is about to _exit loses nothing."""
+    global _flushed, _helper
+    _flushed = True
+    streams = list(_streams())
+    if threading.active_count() == 1:
+        _flush(streams)
+        return
+    # A thread that is blocked while it writes has the lock inside, which cannot be waited for with a limit.
+    patience = FLUSH_TIMEOUT
+    if _helper is not None and _helper.is_alive():
+        patience = 0.01  # stuck since an earlier fork
+    else:
+        _helper = threading.Thread(target=_flush, args=(streams,), name="forksafe-flush", daemon=True)
+        try:
+            _helper.start()
+        except RuntimeError:  # no more threads, or the interpreter is on its way out
+            _helper = None
+            return
+    _helper.join(patience)
+
+
+def forked() -> None:
+    """In the parent, after a fork."""
+    global _flushed
+    _flushed = False
+
+
+def _flush(streams: list[io.TextIOWrapper]) -> None:
+    for stream in streams:
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+
+
+def cure() -> None:
+    """In a child: a new lock and an empty buffer in each stream, in place.
+
+    Only right after the fork: in a child that is noticed late, made by C, the text may be its own already.
+    """
+    if not _flushed:
+        return
+    forked()
+    for stream in _streams():
+        buffer = stream.buffer
+        raw = buffer.raw
+        size = getattr(raw, "_blksize", io.DEFAULT_BUFFER_SIZE)
+        io.BufferedWriter.__init__(buffer, _Nowhere())  # type: ignore[arg-type]
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()  # the text layer has a buffer too
+        io.BufferedWriter.__init__(buffer, raw, size if size > 1 else io.DEFAULT_BUFFER_SIZE)  # type: ignore[arg-type]
