@@ -183,7 +183,7 @@ def _stacks_of(pid: int, stacks: IO[bytes], c_stacks: bool) -> str:
     gdb = shutil.which("gdb") if c_stacks and sys.platform == "linux" else None
     native = ""
     if gdb:
-        command = [gdb, "-nx", "-q", "-batch", "-p", str(pid), "-ex", "thread apply all bt 40"]
+        command = [gdb, "-nx", "-q", "-batch", "-p", str(pid), "-ex", "thread apply all bt 25"]
         with contextlib.suppress(OSError, subprocess.SubprocessError):
             done = subprocess.run(
                 command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_GDB_TIMEOUT

@@ -1,0 +1,133 @@
+"""What the tests share: the ways to fork, and programs run in a fresh interpreter."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+_libc = ctypes.PyDLL(None, use_errno=True)
+SYS_CLONE = {"x86_64": 56, "aarch64": 220}.get(os.uname().machine)
+
+
+def _raw_clone() -> int:
+    return int(_libc.syscall(SYS_CLONE, signal.SIGCHLD, 0, 0, 0, 0))
+
+
+FORKS: dict[str, Callable[[], int]] = {"os.fork": os.fork, "C fork": _libc.fork}
+if sys.platform == "linux":
+    if hasattr(_libc, "_Fork"):
+        FORKS["_Fork"] = _libc._Fork
+    if SYS_CLONE:
+        FORKS["raw clone"] = _raw_clone
+HANDLERS_RUN = {"os.fork", "C fork"}
+
+
+@pytest.fixture(params=list(FORKS))
+def fork_name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def fork(fork_name: str) -> Callable[[], int]:
+    """Each way to fork in turn; for run_in_child(fork=...)."""
+    return FORKS[fork_name]
+
+
+class Busy:
+    """A thread that calls `enter` and stays inside until it is told to go."""
+
+    def __init__(self, enter: Callable[[], object], leave: Callable[[], object] | None = None) -> None:
+        self._enter, self._leave = enter, leave
+        self._inside, self._go = threading.Event(), threading.Event()
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
+        assert self._inside.wait(10), "the thread did not get in"
+
+    def _run(self) -> None:
+        self._enter()
+        self._inside.set()
+        self._go.wait(60)
+        if self._leave:
+            self._leave()
+
+    def end(self) -> None:
+        self._go.set()
+        self.thread.join(10)
+        assert not self.thread.is_alive()
+
+
+@pytest.fixture
+def busy() -> Iterator[Callable[..., Busy]]:
+    """busy(enter, leave): a thread that did enter(), for a fork to leave behind."""
+    made: list[Busy] = []
+
+    def make(enter: Callable[[], object], leave: Callable[[], object] | None = None) -> Busy:
+        made.append(Busy(enter, leave))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.end()
+
+
+@contextmanager
+def threads(target: Callable[[], object], count: int) -> Iterator[list[threading.Thread]]:
+    """`count` threads that run target; joined, within limits, at the end."""
+    made = [threading.Thread(target=target, daemon=True) for _ in range(count)]
+    for thread in made:
+        thread.start()
+    try:
+        yield made
+    finally:
+        for thread in made:
+            thread.join(30)
+        assert not any(thread.is_alive() for thread in made), "threads are stuck in the parent"
+
+
+def python(*arguments: str, timeout: float = 30, **more: object) -> subprocess.CompletedProcess[str]:
+    """This interpreter, run with arguments, in a session of its own that is killed as a whole when time is up."""
+    environment = {**os.environ, **more.pop("env", {})}  # type: ignore[dict-item]
+    environment.pop("PYTHONUNBUFFERED", None)
+    process = subprocess.Popen(
+        [sys.executable, *arguments],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True, env=environment, **more,  # type: ignore[call-overload]
+    )  # fmt: skip
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        out, err = process.communicate()
+        raise AssertionError(f"hung for more than {timeout} s\nstdout: {out[-4000:]}\nstderr: {err[-4000:]}") from None
+    return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+
+
+def script(path: Path, text: str) -> str:
+    path.write_text(textwrap.dedent(text))
+    return str(path)
+
+
+def succeeds(result: subprocess.CompletedProcess[str]) -> str:
+    """The output of a program that ended well."""
+    assert result.returncode == 0, f"status {result.returncode}\nstdout: {result.stdout}\nstderr: {result.stderr}"
+    return result.stdout
+
+
+def hangs(*arguments: str, timeout: float = 1.5, **more: object) -> bool:
+    """The negative control: does the program hang?"""
+    try:
+        result = python(*arguments, timeout=timeout, **more)
+    except AssertionError:
+        return True
+    assert result.returncode == 0, result.stderr
+    return False

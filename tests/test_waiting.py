@@ -1,0 +1,306 @@
+"""Condition, Event, Barrier and local in a child."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+import weakref
+
+import pytest
+from conftest import threads
+
+import forksafe
+from forksafe.testing import run_in_child
+
+
+def vanished_waiter_takes_the_notification(module):
+    """In a child: notify(1) of a condition on which a thread of the parent waited; does the child's waiter wake?"""
+    condition = module.Condition()
+    ready = threading.Event()
+
+    def wait_in_parent():
+        with condition:
+            ready.set()
+            condition.wait(20)
+
+    def child():
+        woken, waiting = [], threading.Event()
+
+        def wait():
+            with condition:
+                waiting.set()
+                woken.append(condition.wait(1))
+
+        thread = threading.Thread(target=wait)
+        thread.start()
+        assert waiting.wait(5)
+        with condition:
+            condition.notify(1)
+        thread.join(5)
+        return woken
+
+    with threads(wait_in_parent, 1):
+        assert ready.wait(5)
+        with condition:  # it waits now
+            pass
+        try:
+            return run_in_child(child)
+        finally:
+            with condition:
+                condition.notify_all()
+
+
+class TestCondition:
+    def test_notify_wakes_one_that_lives(self):
+        assert vanished_waiter_takes_the_notification(forksafe) == [True]
+
+    def test_control_threadings_notifies_the_one_that_vanished(self):
+        assert vanished_waiter_takes_the_notification(threading) == [False]
+
+    def test_lock_held_by_another_thread_is_free(self, busy, fork):
+        condition = forksafe.Condition()
+        busy(condition.acquire, condition.release)
+
+        def child():
+            with condition:
+                return condition.wait(0.05)
+
+        assert run_in_child(child, fork=fork) is False
+
+    @pytest.mark.parametrize("lock", [forksafe.Lock, forksafe.RLock, threading.Lock, threading.RLock])
+    def test_over_each_kind_of_lock(self, lock):
+        condition = forksafe.Condition(lock())
+        items = []
+
+        def get():
+            with condition:
+                assert condition.wait_for(lambda: items, 10)
+                items.pop()
+
+        with threads(get, 4):
+            for _ in range(4):
+                with condition:
+                    items.append(1)
+                    condition.notify()
+        assert not items
+
+    def test_wrong_use(self):
+        condition = forksafe.Condition()
+        for call in (condition.wait, condition.notify, condition.notify_all):
+            with pytest.raises(RuntimeError, match="un-acquired lock"):
+                call()
+
+    def test_isinstance(self):
+        assert isinstance(forksafe.Condition(), threading.Condition)
+
+
+class TestEvent:
+    def test_flag_survives_and_its_lock_is_free(self, busy, fork):
+        for flag in (False, True):
+            event = forksafe.Event()
+            if flag:
+                event.set()
+            busy(event._cond.acquire, event._cond.release)
+
+            def child(event=event):
+                before = event.is_set()
+                event.set()
+                return before, event.wait(2)
+
+            assert run_in_child(child, fork=fork) == (flag, True)
+
+    def test_set_in_the_child_wakes_the_childs_waiters(self):
+        event = forksafe.Event()
+        with threads(lambda: event.wait(20), 2):
+            time.sleep(0.05)
+
+            def child():
+                woken = []
+                with threads(lambda: woken.append(event.wait(5)), 3):
+                    time.sleep(0.05)
+                    event.set()
+                return woken
+
+            assert run_in_child(child) == [True] * 3
+            event.set()
+
+
+class TestBarrier:
+    def forked_with_one_waiting(self, module):
+        barrier = module.Barrier(2)
+
+        def wait():
+            try:
+                barrier.wait(20)
+            except threading.BrokenBarrierError:
+                pass
+
+        def child():
+            try:
+                return barrier.wait(0.3)
+            except threading.BrokenBarrierError:
+                return "broken"
+
+        with threads(wait, 1):
+            while barrier.n_waiting < 1:
+                time.sleep(0.001)
+            try:
+                return run_in_child(child)
+            finally:
+                barrier.abort()
+
+    def test_vanished_party_does_not_count(self):
+        assert self.forked_with_one_waiting(forksafe) == "broken"  # it timed out, alone
+
+    def test_control_threadings_lets_the_child_through_alone(self):
+        assert self.forked_with_one_waiting(threading) == 1
+
+    def test_works_in_the_child(self, fork):
+        barrier = forksafe.Barrier(3)
+
+        def wait():
+            try:
+                barrier.wait(20)
+            except threading.BrokenBarrierError:
+                pass
+
+        def child():
+            forksafe.generation()  # where no handler ran, the thread that forked has to show itself
+            numbers = []
+            with threads(lambda: numbers.append(barrier.wait(5)), 3):
+                pass
+            with threads(lambda: numbers.append(barrier.wait(5)), 3):
+                pass
+            return sorted(numbers), barrier.n_waiting
+
+        with threads(wait, 2):
+            while barrier.n_waiting < 2:
+                time.sleep(0.001)
+            try:
+                assert run_in_child(child, 20, fork=fork) == ([0, 0, 1, 1, 2, 2], 0)
+            finally:
+                barrier.abort()
+
+    def test_reset_and_abort_in_the_child(self):
+        barrier = forksafe.Barrier(2)
+
+        def child():
+            barrier.abort()
+            broken = barrier.broken
+            barrier.reset()
+            return broken, barrier.broken, barrier.n_waiting
+
+        assert run_in_child(child) == (True, False, 0)
+
+
+class Closing:
+    """Stands for a connection: says goodbye when it is freed."""
+
+    log: list[str] = []  # noqa: RUF012
+
+    def __del__(self):
+        self.log.append("closed")
+
+
+class TestLocal:
+    def test_empty_in_a_child_for_the_thread_that_forked(self, fork):
+        local = forksafe.local()
+        local.connection = 1
+
+        def child():
+            before = vars(local).copy()
+            local.connection = 2
+            return before, local.connection
+
+        assert run_in_child(child, fork=fork) == ({}, 2)
+        assert local.connection == 1
+
+    def test_control_threadings_is_not(self):
+        local = threading.local()
+        local.connection = 1
+        assert run_in_child(lambda: local.connection) == 1
+
+    def inherited_values_freed(self, module, busy):
+        """How many values' finalisers run in a child, of the thread that forked and of one that vanished."""
+        Closing.log.clear()
+        local = module.local()
+        busy(lambda: setattr(local, "connection", Closing()))
+        local.connection = Closing()
+
+        def child():
+            nonlocal local
+            if module is forksafe:
+                assert not hasattr(local, "connection")
+            del local
+            gc.collect()
+            return list(Closing.log)
+
+        return run_in_child(child)
+
+    def test_no_finaliser_of_inherited_values_runs(self, busy):
+        assert self.inherited_values_freed(forksafe, busy) == []
+
+    def test_control_threadings_finalises_them(self, busy):
+        assert "closed" in self.inherited_values_freed(threading, busy)
+
+    def test_untouched_in_the_child_and_then_freed(self, busy):
+        Closing.log.clear()
+        local = forksafe.local()
+        local.connection = Closing()
+
+        def child():
+            nonlocal local
+            local = None
+            gc.collect()
+            return list(Closing.log)
+
+        assert run_in_child(child) == []
+
+    def test_values_go_with_their_thread(self):
+        local = forksafe.local()
+        gone = []
+
+        def work():
+            local.value = Closing()
+            gone.append(weakref.ref(local.value))
+
+        with threads(work, 3):
+            pass
+        gc.collect()
+        assert [ref() for ref in gone] == [None] * 3
+
+    def test_values_of_a_childs_thread_go_too(self):
+        local = forksafe.local()
+        local.value = 1
+
+        def child():
+            gone = []
+
+            def work():
+                local.value = Closing()
+                gone.append(weakref.ref(local.value))
+
+            with threads(work, 2):
+                pass
+            return [ref() for ref in gone]
+
+        assert run_in_child(child) == [None, None]
+
+    def test_subclass_is_initialised_again_in_a_child(self, fork):
+        class Session(forksafe.local):
+            limit = 5
+
+            def __init__(self, name):
+                self.name = name
+                self.calls = 0
+
+            @property
+            def double(self):
+                return self.name * 2
+
+        session = Session("a")
+        session.calls = 7
+        assert run_in_child(lambda: (session.name, session.calls, session.limit, session.double), fork=fork) == ("a", 0, 5, "aa")
+        with pytest.raises(AttributeError):
+            session.double = 1
