@@ -102,7 +102,7 @@ def _demo(names: Sequence[str], timeout: float) -> int:
         return 1
     screen = _Screen()
     results: list[list[_Run]] = []
-    with _Signals() as signals:
+    with contextlib.closing(_Signals()) as signals:
         for name in names:
             print(f"{name}: {screen.paint(PROGRAMS[name], _DIM)}", flush=True)
             results.append(_side_by_side(folder / f"{name}.py", timeout, screen, signals))
@@ -123,7 +123,7 @@ def _side_by_side(program: Path, timeout: float, screen: _Screen, signals: _Sign
     runs: list[_Run] = []
     try:
         for primitives in VARIANTS:
-            runs.append(_Run(program, primitives, timeout))
+            runs.append(_Run(program, primitives, timeout))  # noqa: PERF401  # if the second fails, the first is known
         while any(run.state == "running" for run in runs):
             signals.check()
             screen.show(runs)
@@ -151,15 +151,12 @@ class _Signals:
     def __init__(self) -> None:
         self.received: list[int] = []
         self.previous: dict[int, Any] = {}
-
-    def __enter__(self) -> _Signals:
         if threading.current_thread() is threading.main_thread():  # no other thread may set handlers
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
                     self.previous[number] = signal.signal(number, lambda number, _: self.received.append(number))
-        return self
 
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         for number, handler in self.previous.items():
             signal.signal(number, handler)
 
@@ -179,9 +176,7 @@ class _Run:
         self.outcome = ""  # "ok in 0.31 s", for the table
         self.detail = ""  # what it printed
         self.started = time.monotonic()
-        # Files, not pipes: a child that hangs would keep a pipe open.
-        self.output: IO[str] = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
-        self.errors: IO[str] = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
+        self.output, self.errors = _file(), _file()
         self.process = subprocess.Popen(
             # Since 3.12 Python warns about forks of processes with threads. They are the point here.
             [sys.executable, "-W", "ignore::DeprecationWarning", str(program), primitives],
@@ -228,6 +223,11 @@ def _environment() -> dict[str, str]:
         paths = [str(_PACKAGE.parent), environment.get("PYTHONPATH", "")]
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     return environment
+
+
+def _file() -> IO[str]:
+    """For what a program prints. In a pipe nobody would see the end while a child hangs."""
+    return tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
 
 
 def _last_line(file: IO[str]) -> str:
@@ -279,9 +279,10 @@ def _colour(run: _Run) -> str:
 
 
 def _print_table(results: list[list[_Run]], screen: _Screen) -> None:
-    table = [[(text, "") for text in ("program", *VARIANTS)]]
-    for runs in results:
-        table.append([(runs[0].name, ""), *((run.outcome, _colour(run)) for run in runs)])
+    table = [
+        [(text, "") for text in ("program", *VARIANTS)],
+        *([(runs[0].name, ""), *((run.outcome, _colour(run)) for run in runs)] for runs in results),
+    ]
     widths = [max(len(text) for text, _ in column) for column in zip(*table, strict=True)]
     table.insert(1, [("-" * width, "") for width in widths])
     for row in table:

@@ -2,9 +2,12 @@ import threading
 from collections.abc import Callable
 from types import TracebackType
 
+from typing_extensions import disjoint_base
+
 # isinstance(lock, type(threading.Lock())) is true of these, so to a type checker, too, they are threading's.
 # That threading's are final says that no class can inherit from them; these do not, they only look like it.
 
+@disjoint_base
 class Lock(threading.Lock):  # type: ignore[misc]
     def __init__(
         self, *, on_orphan: Callable[[], object] | None = None, hold: bool = False, hold_timeout: float = 5.0
@@ -25,6 +28,7 @@ class Lock(threading.Lock):  # type: ignore[misc]
     ) -> None: ...
     def _at_fork_reinit(self) -> None: ...
 
+@disjoint_base
 class RLock(threading.RLock):  # type: ignore[misc]
     def __init__(
         self, *, on_orphan: Callable[[], object] | None = None, hold: bool = False, hold_timeout: float = 5.0

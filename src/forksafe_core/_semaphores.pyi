@@ -2,8 +2,11 @@ import threading
 from types import TracebackType
 from typing import Literal
 
+from typing_extensions import disjoint_base
+
 # isinstance(semaphore, threading.Semaphore) is true of these, so to a type checker, too, they are threading's.
 
+@disjoint_base
 class Semaphore(threading.Semaphore):
     def __init__(self, value: int = 1, *, at_fork: Literal["keep", "restore"] = "keep") -> None: ...
     def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool: ...
