@@ -106,7 +106,7 @@ if mode == "buffered":
     sys.stdout.write("parent's text\\n")
 else:
     def blocked():
-        sys.stdout.write("x" * 500_000 + "\\nparent's text\\n")
+        sys.stdout.write("X" * 500_000 + "\\nparent's text\\n")
         sys.stdout.flush()
     threading.Thread(target=blocked, daemon=True).start()
     time.sleep(0.2)
@@ -127,7 +127,7 @@ def read_all(text: str, tmp_path, mode: str, install: str = INSTALL):
     program = STDOUT + CHILD + text + """
 os.set_blocking(reader, False)
 got, end = b"", time.monotonic() + 20
-while time.monotonic() < end and not (done() and (mode == "buffered" or got.count(b"x") == 500_000)):
+while time.monotonic() < end and not (done() and (mode == "buffered" or got.count(b"X") == 500_000)):
     try:
         got += os.read(reader, 1 << 20)
     except BlockingIOError:
@@ -139,7 +139,7 @@ try:
         got += chunk
 except BlockingIOError:
     pass
-sys.stderr.write("%d %d %d" % (got.count(b"parent's text"), got.count(b"child's text"), got.count(b"x")))
+sys.stderr.write("%d %d %d" % (got.count(b"parent's text"), got.count(b"child's text"), got.count(b"X")))
 sys.stderr.flush()
 os._exit(0)
 """

@@ -17,8 +17,9 @@ fork-safe would be worse than an error.
 """
 
 import os as _os
+from typing import TYPE_CHECKING
 
-if hasattr(_os, "fork"):
+if TYPE_CHECKING or hasattr(_os, "fork"):  # type checkers see the compiled core everywhere
     try:
         from forksafe_core import _atfork as atfork
         from forksafe_core._local import local
@@ -32,7 +33,7 @@ if hasattr(_os, "fork"):
         ) from error
     IMPL = "compiled"
 else:
-    from forksafe_core._pure import (  # type: ignore[assignment, no-redef]  # checkers see the compiled core's
+    from forksafe_core._pure import (
         BoundedSemaphore,
         Lock,
         RLock,

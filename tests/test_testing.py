@@ -1,0 +1,165 @@
+"""run_in_child(): what it promises to everybody else's tests."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+
+import pytest
+
+import forksafe
+from forksafe import testing
+from forksafe.testing import ChildError, ChildTimeout, run_in_child
+
+
+def children() -> int:
+    """Children of this process, dead ones included."""
+    try:
+        return int(os.waitpid(-1, os.WNOHANG)[0] == 0)
+    except ChildProcessError:
+        return 0
+
+
+@pytest.mark.parametrize("value", [None, 42, "x" * 10, b"y" * 3_000_000, {"a": [1, 2]}])
+def test_value(value):
+    assert run_in_child(lambda: value) == value
+    assert children() == 0
+
+
+def test_exception_with_the_childs_traceback():
+    def fails_here():
+        raise KeyError("from the child")
+
+    with pytest.raises(KeyError, match="from the child") as info:
+        run_in_child(fails_here)
+    assert "fails_here" in str(info.value.__cause__)
+    assert children() == 0
+
+
+def test_exception_that_cannot_be_pickled():
+    class Local(Exception):
+        pass
+
+    def fails():
+        raise Local("deep inside")
+
+    with pytest.raises(ChildError, match="Local in the child.*deep inside") as info:
+        run_in_child(fails)
+    assert "deep inside" in str(info.value.__cause__)
+
+
+def test_value_that_cannot_be_pickled():
+    with pytest.raises(TypeError, match="cannot pickle"):
+        run_in_child(threading.Lock)
+
+
+@pytest.mark.parametrize(
+    ("end", "status", "message"),
+    [
+        (lambda: os._exit(3), 3, "exited with status 3"),
+        (lambda: os._exit(0), 0, "exited with status 0, without a result"),
+        (lambda: sys.exit(4), 4, "exited with status 4"),
+        (lambda: os.kill(os.getpid(), signal.SIGKILL), -9, "was killed by SIGKILL"),
+        (lambda: os.kill(os.getpid(), signal.SIGSEGV), -11, "was killed by SIGSEGV"),
+    ],
+)
+def test_child_that_ends_without_a_result(end, status, message):
+    with pytest.raises(ChildError, match=message) as info:
+        run_in_child(end)
+    assert info.value.status == status
+    assert not isinstance(info.value, ChildTimeout)
+    assert children() == 0
+
+
+def test_child_that_dies_after_it_began_its_message(monkeypatch):
+    real = testing._write
+    monkeypatch.setattr(testing, "_write", lambda fd, data: (real(fd, data[:10]), os._exit(9)))
+    with pytest.raises(ChildError) as info:
+        run_in_child(lambda: 1)
+    assert info.value.status == 9
+
+
+def hang_here(lock):
+    lock.acquire()
+
+
+def test_child_that_hangs_is_killed_and_its_stacks_are_in_the_error():
+    lock = threading.Lock()
+    lock.acquire()
+    start = time.monotonic()
+    with pytest.raises(ChildTimeout, match="hung for more than 0.3 seconds") as info:
+        run_in_child(lambda: hang_here(lock), 0.3)
+    assert time.monotonic() - start < 30
+    assert "hang_here" in info.value.stacks
+    assert isinstance(info.value, TimeoutError)
+    assert ("C stacks" in info.value.stacks) == (shutil.which("gdb") is not None and sys.platform == "linux")
+    assert children() == 0
+
+
+def test_child_that_hangs_in_c_with_the_gil_held_and_signals_blocked():
+    def stuck():
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        import ctypes
+
+        ctypes.PyDLL(None).pause()
+
+    with pytest.raises(ChildTimeout):
+        run_in_child(stuck, 0.3, c_stacks=False)
+    assert children() == 0
+
+
+def test_grandchild_that_keeps_the_pipe_open():
+    def child():
+        if os.fork() == 0:
+            time.sleep(3)
+            os._exit(0)
+        os._exit(5)
+
+    start = time.monotonic()
+    with pytest.raises(ChildError, match="status 5"):
+        run_in_child(child)
+    assert time.monotonic() - start < 2.5
+
+
+def test_no_descriptors_leak():
+    if not os.path.isdir("/proc/self/fd"):
+        pytest.skip("counts descriptors in /proc")
+    run_in_child(lambda: 1)
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        run_in_child(lambda: 1)
+        with pytest.raises(ChildError):
+            run_in_child(lambda: os._exit(1))
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_fork_that_fails():
+    with pytest.raises(OSError, match="the fork failed"):
+        run_in_child(lambda: 1, fork=lambda: -1)
+
+    def refuses():
+        raise BlockingIOError("no more processes")
+
+    with pytest.raises(BlockingIOError):
+        run_in_child(lambda: 1, fork=refuses)
+
+
+def test_atexit_does_not_run_in_the_child(tmp_path):
+    from conftest import python, script, succeeds
+
+    program = script(tmp_path / "program.py", """
+        import atexit
+        from forksafe.testing import run_in_child
+        atexit.register(print, "bye")
+        assert run_in_child(lambda: 1) == 1
+    """)
+    assert succeeds(python(program)) == "bye\n"
+
+
+def test_exported():
+    assert forksafe.testing is testing
+    assert forksafe.ChildError is ChildError
