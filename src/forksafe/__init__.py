@@ -19,13 +19,13 @@ Beside it forksafe_core knows how forks happen; it is compiled. What is rarely u
 from __future__ import annotations
 
 from importlib import import_module as _import_module
-from typing import TYPE_CHECKING
 
 from forksafe.errors import ChildError, ChildTimeout, ForkHazardWarning
 from forksafe.hooks import Registration, after_in_child, after_in_parent, before, register_at_fork
 from forksafe.locks import Barrier, BoundedSemaphore, Condition, Event, Lock, RLock, Semaphore, local
 from forksafe_core import atfork as _atfork
 
+TYPE_CHECKING = False  # importing typing takes longer than all the rest
 if TYPE_CHECKING:
     from forksafe import testing
     from forksafe.patching import install, uninstall

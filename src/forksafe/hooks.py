@@ -22,8 +22,6 @@ import time
 import types
 import warnings
 import weakref
-from collections.abc import Callable
-from typing import Any, TypeVar
 
 from forksafe.errors import ForkHazardWarning
 from forksafe.locks import Lock, RLock
@@ -31,8 +29,13 @@ from forksafe_core import atfork, held_across_forks, hold_timeout, holder
 
 __all__ = ["Registration", "after_in_child", "after_in_parent", "before", "register_at_fork"]
 
-Hook = Callable[[], object]
-F = TypeVar("F", bound=Hook)
+TYPE_CHECKING = False  # importing typing takes longer than all the rest
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, TypeVar
+
+    Hook = Callable[[], object]
+    F = TypeVar("F", bound=Hook)
 
 GATE_TIMEOUT = 10.0
 

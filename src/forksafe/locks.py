@@ -16,10 +16,13 @@ walked, replaced or reset at the fork itself, so references that others keep (a 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from typing import Any
 
 from forksafe_core import BoundedSemaphore, Lock, RLock, Semaphore, atfork, local
+
+TYPE_CHECKING = False  # importing typing takes longer than all the rest
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
 __all__ = ["Barrier", "BoundedSemaphore", "Condition", "Event", "Lock", "RLock", "Semaphore", "local"]
 

@@ -17,8 +17,8 @@ fork-safe would be worse than an error.
 """
 
 import os as _os
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False  # importing typing takes longer than all the rest
 if TYPE_CHECKING or hasattr(_os, "fork"):  # type checkers see the compiled core everywhere
     try:
         from forksafe_core import _atfork as atfork
