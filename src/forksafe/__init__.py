@@ -18,7 +18,7 @@ Beside it forksafe_core knows how forks happen; it is compiled. What is rarely u
 
 from __future__ import annotations
 
-from importlib import import_module as _import_module
+import sys as _sys
 
 from forksafe.errors import ChildError, ChildTimeout, ForkHazardWarning
 from forksafe.hooks import Registration, after_in_child, after_in_parent, before, register_at_fork
@@ -77,12 +77,13 @@ def generation() -> int:
 
 
 def __getattr__(name: str) -> object:
-    if name == "testing":
-        return _import_module("forksafe.testing")
-    if name in _at_first_use:
-        value = globals()[name] = getattr(_import_module(_at_first_use[name]), name)
-        return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = "forksafe.testing" if name == "testing" else _at_first_use.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    __import__(module)
+    if name != "testing":
+        globals()[name] = getattr(_sys.modules[module], name)
+    return globals()[name]
 
 
 def __dir__() -> list[str]:

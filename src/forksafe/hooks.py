@@ -20,8 +20,7 @@ import sys
 import threading
 import time
 import types
-import warnings
-import weakref
+from _weakref import ref
 
 from forksafe.errors import ForkHazardWarning
 from forksafe.locks import Lock, RLock
@@ -133,14 +132,16 @@ def after_in_child(hook: F) -> F:
 def _reference(hook: Hook, registration: Registration) -> Callable[[], Hook | None]:
     if not isinstance(hook, types.MethodType):
         return lambda: hook
-    owner = weakref.ref(registration)
+    from weakref import WeakMethod  # here, as other imports below: most programs never get here
+
+    owner = ref(registration)
 
     def gone(_: object) -> None:
         alive = owner()
         if alive is not None and not any(find() for find in alive._hooks.values()):
             alive.unregister()
 
-    return weakref.WeakMethod(hook, gone)
+    return WeakMethod(hook, gone)
 
 
 def _before() -> None:
@@ -215,30 +216,33 @@ def _run_due_hooks() -> None:
 def _take_held_locks(me: int) -> tuple[list[Any], list[tuple[Any, int]]]:
     """Take the locks made with hold=True; what this thread has already stays as it is.
 
-    Waits for one lock at a time, holding no other meanwhile, so that no order of locks can deadlock.
-    Returns those taken, and those whose time ran out with their holders' idents.
+    While it has some it waits for another only briefly, then lets all go and begins with that one, so that no order
+    in which other threads nest them can deadlock. Returns those taken, and those whose time ran out with their
+    holders' idents.
     """
     locks = [lock for lock in held_across_forks() if holder(lock) != me]
     start = time.monotonic()
+    patience = 0.001
     overdue = []
     while True:
         held: list[Any] = []
-        busy = next((lock for lock in locks if not _try(lock, 0, held)), None)
+        busy = None
+        for lock in locks:
+            ident = atfork.ident_of(holder(lock))
+            left = start + (hold_timeout(lock) or 0) - time.monotonic()
+            if not _try(lock, min(left, patience) if held else left, held):
+                busy = lock
+                break
         if busy is None:
             return held, overdue
-        ident = atfork.ident_of(holder(busy))
         for lock in reversed(held):
             lock.release()
         locks.remove(busy)
-        waited: list[Any] = []
-        if _try(busy, start + (hold_timeout(busy) or 0) - time.monotonic(), waited):
-            locks.insert(0, busy)  # first in the next round, which begins when it is let go here
-            if all(_try(lock, 0, waited) for lock in locks[1:]):
-                return waited, overdue
-            for lock in reversed(waited):
-                lock.release()
-        else:
+        if left <= 0 or not held:
             overdue.append((busy, ident))
+        else:
+            locks.insert(0, busy)
+        patience = min(patience * 2, 0.1)
 
 
 def _try(lock: Any, timeout: float, taken: list[Any]) -> bool:
@@ -253,6 +257,8 @@ def _try(lock: Any, timeout: float, taken: list[Any]) -> bool:
 
 
 def _warn_overdue(lock: Any, ident: int) -> None:
+    import warnings
+
     name = next((thread.name for thread in threading.enumerate() if thread.ident == ident), "a thread that ended")
     message = (
         f"a fork went ahead without {lock!r}, which {name} held for longer than hold_timeout={hold_timeout(lock):g} "

@@ -16,8 +16,8 @@ from cpython.pycapsule cimport PyCapsule_Import
 from cpython.ref cimport PyObject, Py_DECREF, Py_INCREF
 from libc.stdint cimport int64_t, uint64_t, uintptr_t
 
-import weakref
 from _thread import RLock as _StandardRLock, allocate_lock as _standard_lock
+from _weakref import ref
 
 from forksafe_core._atfork cimport settle
 from forksafe_core.fork_state cimport FS_API_CAPSULE, atomic_load, atomic_store, fs_api, fs_word
@@ -145,7 +145,7 @@ cdef int add_extras(object lock, fs_word *word, object on_orphan, bint hold, dou
     atomic_store(word, <uint64_t><uintptr_t>extras | LW_EXTRAS)
     if hold:
         key = id(lock)
-        _held_across_forks[key] = weakref.ref(lock, lambda _: _held_across_forks.pop(key, None))
+        _held_across_forks[key] = ref(lock, lambda _: _held_across_forks.pop(key, None))
     return 0
 
 
@@ -154,7 +154,9 @@ cdef class _WeakRepair:
     cdef object method
 
     def __init__(self, method):
-        self.method = weakref.WeakMethod(method)
+        from weakref import WeakMethod  # rarely used
+
+        self.method = WeakMethod(method)
 
     def __call__(self):
         method = self.method()
@@ -392,7 +394,7 @@ def hold_timeout(lock):
 
 def held_across_forks():
     """The locks made with hold=True that are alive."""
-    return [lock for lock in [ref() for ref in list(_held_across_forks.values())] if lock is not None]
+    return [lock for lock in [find() for find in list(_held_across_forks.values())] if lock is not None]
 
 
 cdef fs_word *any_word(lock) except NULL:

@@ -142,7 +142,7 @@ class Connections(local):
 
 values = local()
 values.anything = 3
-assert_type(values.anything, Any)
+assert_type(local().anything, Any)
 assert_type(Connections("x").url, str)
 
 
