@@ -4,6 +4,7 @@ import os
 import sys
 
 from setuptools import Distribution, Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 HERE = "src/forksafe_core/"
@@ -45,6 +46,12 @@ class PlatformDistribution(Distribution):
         return True
 
 
+class PlatformWheel(bdist_wheel):
+    def get_tag(self):
+        python, abi, platform = super().get_tag()
+        return (python, abi, platform) if FORK_HERE else ("py3", "none", platform)
+
+
 def extensions():
     if not FORK_HERE:
         return []
@@ -61,4 +68,8 @@ def extensions():
     return cythonize(modules, build_dir="build/cython", include_path=["src"], compiler_directives=directives)
 
 
-setup(ext_modules=extensions(), cmdclass={"build_ext": BuildCore}, distclass=PlatformDistribution)
+setup(
+    ext_modules=extensions(),
+    cmdclass={"build_ext": BuildCore, "bdist_wheel": PlatformWheel},
+    distclass=PlatformDistribution,
+)
