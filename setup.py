@@ -1,4 +1,5 @@
 """Is the compiled core built, and with what flags. Everything else is in pyproject.toml."""
+
 import glob
 import os
 import sys
@@ -58,13 +59,23 @@ def extensions():
     from Cython.Build import cythonize
 
     modules = [
-        Extension(f"forksafe_core.{name}", [f"{HERE}{name}.pyx", *sources], include_dirs=[HERE],
-                  extra_compile_args=FLAGS, extra_link_args=os.environ.get("FORKSAFE_LDFLAGS", "").split(),
-                  depends=glob.glob(HERE + "*.[ch]"))
+        Extension(
+            f"forksafe_core.{name}",
+            [f"{HERE}{name}.pyx", *sources],
+            include_dirs=[HERE],
+            extra_compile_args=FLAGS,
+            extra_link_args=os.environ.get("FORKSAFE_LDFLAGS", "").split(),
+            depends=glob.glob(HERE + "*.[ch]"),
+        )
         for name, sources in SOURCES.items()
     ]
-    directives = {"language_level": 3, "embedsignature": True, "embedsignature.format": "python",
-                  "freethreading_compatible": True, "binding": False}
+    directives = {
+        "language_level": 3,
+        "embedsignature": True,
+        "embedsignature.format": "clinic",
+        "freethreading_compatible": True,
+        "binding": False,
+    }
     return cythonize(modules, build_dir="build/cython", include_path=["src"], compiler_directives=directives)
 
 

@@ -20,18 +20,31 @@ def problems(path: str) -> list[str]:
     modules = ("_atfork", "_local", "_locks", "_semaphores")
     if path.endswith(".whl"):
         needed = {"forksafe/py.typed", "forksafe_core/py.typed", "forksafe/bootstrap/sitecustomize.py"}
-        needed |= {f"forksafe_core/{name}.pyi" for name in modules} | {"forksafe_core/_locks.pxd", "forksafe/examples/cache.py"}
+        needed |= {f"forksafe_core/{name}.pyi" for name in modules} | {
+            "forksafe_core/_locks.pxd",
+            "forksafe/examples/cache.py",
+        }
         compiled = [name for name in names if name.endswith(".so")]
         found = [] if len(compiled) == len(modules) else [f"{len(compiled)} compiled modules: {compiled}"]
         unwanted = (".c", ".h", ".pyx", "tests/")
     else:
-        needed = {"src/forksafe_core/fork_state.c", "src/forksafe_core/fork_state.h", "tests/conftest.py", "pyproject.toml"}
-        needed |= {f"src/forksafe_core/{name}.pyx" for name in modules} | {"benchmarks/__main__.py", "examples/cache.py"}
+        needed = {
+            "src/forksafe_core/fork_state.c",
+            "src/forksafe_core/fork_state.h",
+            "tests/conftest.py",
+            "pyproject.toml",
+        }
+        needed |= {f"src/forksafe_core/{name}.pyx" for name in modules} | {
+            "benchmarks/__main__.py",
+            "examples/cache.py",
+        }
         needed |= {"LICENSE", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "setup.py"}
         found = []
         unwanted = (".so", ".pyc", "build/")
     found += [f"missing: {name}" for name in sorted(needed - names)]
-    found += [f"does not belong: {name}" for name in sorted(names) if name.endswith(unwanted) or name.startswith(unwanted)]
+    found += [
+        f"does not belong: {name}" for name in sorted(names) if name.endswith(unwanted) or name.startswith(unwanted)
+    ]
     return [f"{path}: {problem}" for problem in found]
 
 

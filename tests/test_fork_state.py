@@ -33,7 +33,7 @@ def test_grandchild(fork):
 
 
 def test_unnoticed_forks_count_as_one_but_are_found():
-    """Nothing is called in the child between two forks that run no handler: still no thread of it is taken for alive."""
+    """Nothing is called in the child between two forks that run no handler: they are still found."""
     if "raw clone" not in FORKS:
         pytest.skip("no raw clone on this platform")
     fork = FORKS["raw clone"]
@@ -73,7 +73,9 @@ def test_new_thread_in_child_is_not_taken_for_one_that_vanished(fork, busy):
 
     def child():
         new = []
-        made = [threading.Thread(target=lambda: new.append((atfork.token(), atfork.gone(atfork.token())))) for _ in range(4)]
+        made = [
+            threading.Thread(target=lambda: new.append((atfork.token(), atfork.gone(atfork.token())))) for _ in range(4)
+        ]
         for thread in made:
             thread.start()
         for thread in made:
@@ -104,7 +106,9 @@ def test_fork_by_a_thread_without_a_token(fork):
     """It never used forksafe: nobody's token survives."""
     main = atfork.token()
     result = []
-    thread = threading.Thread(target=lambda: result.append(run_in_child(lambda: (atfork.gone(main), atfork.state()["survivor"]), fork=fork)))
+    thread = threading.Thread(
+        target=lambda: result.append(run_in_child(lambda: (atfork.gone(main), atfork.state()["survivor"]), fork=fork))
+    )
     if fork is os.fork:
         pytest.skip("forksafe's own hook gives the forking thread a token")
     thread.start()
@@ -212,12 +216,15 @@ def test_fork_that_fails_changes_nothing():
 
 
 def test_subprocess_with_preexec_fn_runs_hooks_in_the_child(tmp_path):
-    program = script(tmp_path / "program.py", """
+    program = script(
+        tmp_path / "program.py",
+        """
         import subprocess, sys, forksafe
         before = forksafe.generation()
         def check():
             assert forksafe.generation() == before + 1
         subprocess.run([sys.executable, "-c", "pass"], preexec_fn=check, check=True, timeout=20)
         assert forksafe.generation() == before
-    """)
+    """,
+    )
     succeeds(python(program))

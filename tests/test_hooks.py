@@ -98,7 +98,9 @@ def test_functions_are_held_strongly(register):
 
 
 def test_decorators(tmp_path):
-    program = script(tmp_path / "program.py", """
+    program = script(
+        tmp_path / "program.py",
+        """
         import os, forksafe
         log = []
         @forksafe.before
@@ -112,7 +114,8 @@ def test_decorators(tmp_path):
         if pid == 0:
             os._exit(0 if log == ["before", "child"] else 1)
         assert os.waitpid(pid, 0)[1] == 0 and log == ["before", "parent"], log
-    """)
+    """,
+    )
     succeeds(python(program))
 
 
@@ -151,10 +154,13 @@ def test_child_hooks_run_once_whichever_way_it_forks(register, fork, fork_name):
     "bounded.acquire()", "semaphore.release()", "local.x", "condition.__enter__()",
 ])  # fmt: skip
 def test_first_call_after_a_c_fork_runs_them(tmp_path, call):
-    program = script(tmp_path / "program.py", f"""
+    program = script(
+        tmp_path / "program.py",
+        f"""
         import ctypes, os, forksafe
         log = []
-        lock, rlock, semaphore, bounded = forksafe.Lock(), forksafe.RLock(), forksafe.Semaphore(), forksafe.BoundedSemaphore()
+        lock, rlock = forksafe.Lock(), forksafe.RLock()
+        semaphore, bounded = forksafe.Semaphore(), forksafe.BoundedSemaphore()
         condition, local = forksafe.Condition(), forksafe.local()
         class Local(forksafe.local):
             def __init__(self): self.x = 1
@@ -166,13 +172,16 @@ def test_first_call_after_a_c_fork_runs_them(tmp_path, call):
             os._exit(0 if log == [1] else 3)
         assert os.waitpid(pid, 0)[1] == 0
         assert log == []
-    """)
+    """,
+    )
     succeeds(python(program))
 
 
 def test_late_hooks_wait_for_threadings_own(tmp_path):
     """A server that calls only the child half (PyOS_AfterFork_Child): threading puts itself right, then ours run."""
-    program = script(tmp_path / "program.py", """
+    program = script(
+        tmp_path / "program.py",
+        """
         import ctypes, os, threading, forksafe
         forksafe.install()
         seen = []
@@ -188,7 +197,8 @@ def test_late_hooks_wait_for_threadings_own(tmp_path):
             forksafe.generation()
             os._exit(0 if seen == ["from the hook"] else 3)
         assert os.waitpid(pid, 0)[1] == 0
-    """)
+    """,
+    )
     succeeds(python(program))
 
 
@@ -282,7 +292,9 @@ def test_registering_in_a_hook_and_while_others_fork(register):
 
 def test_hook_of_another_library_that_takes_our_lock_first(tmp_path):
     """Registered before forksafe was imported, with os.register_at_fork, and taking a lock in the child."""
-    program = script(tmp_path / "program.py", """
+    program = script(
+        tmp_path / "program.py",
+        """
         import os, threading
         log = []
         os.register_at_fork(after_in_child=lambda: (lock.acquire(), log.append("library"), lock.release()))
@@ -301,12 +313,15 @@ def test_hook_of_another_library_that_takes_our_lock_first(tmp_path):
             os._exit(0 if log == ["library", "hook"] else 3)
         assert os.waitpid(pid, 0)[1] == 0
         go.set(); thread.join()
-    """)
+    """,
+    )
     succeeds(python(program))
 
 
 def test_veto_by_an_audit_hook_leaves_nothing_behind(tmp_path):
-    program = script(tmp_path / "program.py", """
+    program = script(
+        tmp_path / "program.py",
+        """
         import os, sys, forksafe
         log = []
         lock = forksafe.Lock(hold=True)
@@ -326,7 +341,8 @@ def test_veto_by_an_audit_hook_leaves_nothing_behind(tmp_path):
         if pid == 0:
             os._exit(0 if lock.acquire(False) else 3)
         assert os.waitpid(pid, 0)[1] == 0 and log == ["before"]
-    """)
+    """,
+    )
     succeeds(python(program))
 
 

@@ -124,7 +124,11 @@ def child():
 
 def read_all(text: str, tmp_path, mode: str, install: str = INSTALL):
     """Run it with a reader on the pipe that begins after the fork; returns what came out."""
-    program = STDOUT + CHILD + text + """
+    program = (
+        STDOUT
+        + CHILD
+        + text
+        + """
 os.set_blocking(reader, False)
 got, end = b"", time.monotonic() + 20
 while time.monotonic() < end and not (done() and (mode == "buffered" or got.count(b"X") == 500_000)):
@@ -143,6 +147,7 @@ sys.stderr.write("%d %d %d" % (got.count(b"parent's text"), got.count(b"child's 
 sys.stderr.flush()
 os._exit(0)
 """
+    )
     result = run(tmp_path, program.replace("sys.argv[1]", repr(mode)), install=install)
     succeeds(result)
     return [int(number) for number in result.stderr.split()[-3:]]
@@ -177,14 +182,17 @@ def test_blocked_writer_nothing_lost_or_doubled(tmp_path):
 
 def test_parent_that_exits_at_once_loses_nothing(tmp_path):
     """Daemonising: the parent calls os._exit() right after the fork, its text still buffered."""
-    program = script(tmp_path / "program.py", """
+    program = script(
+        tmp_path / "program.py",
+        """
         import forksafe; forksafe.install()
         import os, sys
         sys.stdout.write("written before the fork\\n")
         if os.fork():
             os._exit(0)
         print("from the daemon")
-    """)
+    """,
+    )
     result = python(program)
     assert sorted(succeeds(result).splitlines()) == ["from the daemon", "written before the fork"]
 

@@ -102,7 +102,9 @@ class TestInAChild:
     def test_worker_thread_forks(self, lock, busy, fork):
         busy(lock.acquire, lock.release)
         result = []
-        thread = threading.Thread(target=lambda: result.append(run_in_child(lambda: lock.acquire(timeout=2), fork=fork)))
+        thread = threading.Thread(
+            target=lambda: result.append(run_in_child(lambda: lock.acquire(timeout=2), fork=fork))
+        )
         thread.start()
         thread.join(20)
         assert result == [True]
@@ -164,7 +166,9 @@ class TestInAChild:
     def test_rlock_count_survives(self, fork):
         lock = forksafe.RLock()
         with lock, lock:
-            count = run_in_child(lambda: (lock._recursion_count(), lock.release(), lock.release(), lock.locked()), fork=fork)
+            count = run_in_child(
+                lambda: (lock._recursion_count(), lock.release(), lock.release(), lock.locked()), fork=fork
+            )
         assert count == (2, None, None, False)
 
     def test_a_stranger_does_not_own_an_inherited_rlock(self, busy, fork):
@@ -364,7 +368,9 @@ class TestHold:
         lock = TYPES[kind][0](hold=True, hold_timeout=0.2)
         busy(lock.acquire, lock.release).thread.name = "slow-thread"
         start = time.monotonic()
-        with pytest.warns(forksafe.ForkHazardWarning, match=rf"forksafe\.{kind} object.*slow-thread.*hold_timeout=0\.2"):
+        with pytest.warns(
+            forksafe.ForkHazardWarning, match=rf"forksafe\.{kind} object.*slow-thread.*hold_timeout=0\.2"
+        ):
             assert run_in_child(lambda: lock.acquire(False))
         assert time.monotonic() - start < 5
         assert lock.locked()
@@ -465,7 +471,9 @@ class TestAsThreadings:
         assert not lock.locked()
 
     def test_release_of_a_free_lock(self, lock, kind):
-        with pytest.raises(RuntimeError, match="release unlocked lock" if kind == "Lock" else "cannot release un-acquired lock"):
+        with pytest.raises(
+            RuntimeError, match="release unlocked lock" if kind == "Lock" else "cannot release un-acquired lock"
+        ):
             lock.release()
 
     @pytest.mark.parametrize(

@@ -59,7 +59,8 @@ def test_names_and_types(tmp_path):
         for name in "Condition Event Semaphore BoundedSemaphore Barrier".split():
             assert getattr(threading, name) is getattr(forksafe, name), name
             assert isinstance(getattr(threading, name)(*([2] if name == "Barrier" else [])), getattr(threading, name))
-        assert isinstance(threading.Lock(), _thread.LockType) and isinstance(_thread.allocate_lock(), type(threading.Lock()))
+        assert isinstance(threading.Lock(), _thread.LockType)
+        assert isinstance(_thread.allocate_lock(), type(threading.Lock()))
         assert type(queue.Queue().mutex) is forksafe.Lock
         q = queue.SimpleQueue(); q.put(1); assert q.get(timeout=1) == 1 and q.empty()
         assert type(threading.Thread()._started) is forksafe.Event

@@ -84,7 +84,9 @@ def test_rlock_held_by_the_thread_that_forks_is_kept(busy):
 def test_lock_held_by_the_only_thread_is_kept(tmp_path):
     from conftest import python, script, succeeds
 
-    program = script(tmp_path / "program.py", """
+    program = script(
+        tmp_path / "program.py",
+        """
         import os, threading, forksafe
         lock = forksafe.protect(threading.Lock())
         with lock:
@@ -94,7 +96,8 @@ def test_lock_held_by_the_only_thread_is_kept(tmp_path):
         if pid == 0:
             os._exit(0)
         assert os.waitpid(pid, 0)[1] == 0
-    """)
+    """,
+    )
     succeeds(python(program))
 
 

@@ -47,7 +47,9 @@ def test_module(hanging, tmp_path):
 
 
 def test_code(tmp_path):
-    assert succeeds(python(*RUN, "-c", "import threading; print(threading.Lock.__name__, __name__)")) == "Lock __main__\n"
+    assert (
+        succeeds(python(*RUN, "-c", "import threading; print(threading.Lock.__name__, __name__)")) == "Lock __main__\n"
+    )
 
 
 def test_command_and_its_python_children(hanging, tmp_path):
@@ -74,8 +76,9 @@ LOOK = """
     print(json.dumps({
         "argv": sys.argv, "path": sys.path, "name": __name__, "file": __file__, "orig": sys.orig_argv, "doc": __doc__,
         "main": sorted(name for name in vars(main)), "main is this": vars(main) is globals(),
-        "flags": list(sys.flags), "warnoptions": sys.warnoptions, "xoptions": sys._xoptions, "executable": sys.executable,
-        "loader": type(__loader__).__name__, "spec": str(__spec__ and (__spec__.name, __spec__.origin)), "package": __package__, "cwd": os.getcwd(),
+        "flags": list(sys.flags), "warnoptions": sys.warnoptions, "xoptions": sys._xoptions, "cwd": os.getcwd(),
+        "loader": type(__loader__).__name__, "spec": str(__spec__ and (__spec__.name, __spec__.origin)),
+        "package": __package__, "executable": sys.executable,
     }))
 """
 
@@ -98,7 +101,8 @@ def test_everything_the_program_sees_of_itself_is_the_same(tmp_path, how):
 @pytest.mark.parametrize("text", [
     "1 / 0", "def f():\n    raise KeyError('x')\nf()", "import sys; sys.exit(9)", "import sys; sys.exit('message')",
     "raise SystemExit", "import os; os._exit(4)", "import os; os.abort()", "raise KeyboardInterrupt", "syntax error",
-    "import os, signal; os.kill(os.getpid(), signal.SIGTERM)", "import threading; threading.Thread(target=lambda: 1/0).start()",
+    "import os, signal; os.kill(os.getpid(), signal.SIGTERM)",
+    "import threading; threading.Thread(target=lambda: 1/0).start()",
     "import atexit; atexit.register(print, 'bye')",
 ])  # fmt: skip
 def test_exit_status_and_traceback_are_the_same(tmp_path, text):
@@ -152,7 +156,10 @@ def test_command_that_cannot_be_executed(tmp_path):
 
 @pytest.mark.parametrize("flag", ["-I", "-E", "-S"])
 def test_interpreter_flags_that_rule_it_out_are_said(hanging, flag):
-    code = f"import sys; sys.path[:0] = {sys.path!r}; sys.argv = ['forksafe', 'run', {hanging!r}]; from forksafe.cli import main; sys.exit(main())"
+    code = (
+        f"import sys; sys.path[:0] = {sys.path!r}; sys.argv = ['forksafe', 'run', {hanging!r}]\n"
+        "from forksafe.cli import main; sys.exit(main())"
+    )
     result = python(flag, "-c", code)
     assert result.returncode == 2
     assert "without -I, -E and -S" in result.stderr
@@ -175,7 +182,9 @@ def test_a_sitecustomize_of_the_users_own_still_runs(tmp_path, hanging):
     own = tmp_path / "own"
     own.mkdir()
     (own / "sitecustomize.py").write_text("import sys\nsys.stderr.write('own sitecustomize\\n')\nvalue = 1\n")
-    program = script(tmp_path / "program.py", "import sitecustomize, threading; print(sitecustomize.value, threading.Lock)")
+    program = script(
+        tmp_path / "program.py", "import sitecustomize, threading; print(sitecustomize.value, threading.Lock)"
+    )
     pythonpath = os.pathsep.join(filter(None, [str(own), os.environ.get("PYTHONPATH")]))
     result = python(*RUN, program, env={"PYTHONPATH": pythonpath})
     assert "forksafe_core" in succeeds(result)
@@ -197,7 +206,9 @@ def test_a_python_without_forksafe_runs_on(tmp_path):
 
 
 def test_multiprocessing_spawn_finds_main(tmp_path):
-    program = script(tmp_path / "program.py", """
+    program = script(
+        tmp_path / "program.py",
+        """
         import multiprocessing, threading
         def work(x):
             return x * x, threading.Lock.__module__
@@ -205,6 +216,7 @@ def test_multiprocessing_spawn_finds_main(tmp_path):
             for method in ("fork", "spawn", "forkserver"):
                 with multiprocessing.get_context(method).Pool(1) as pool:
                     print(method, pool.map(work, [3]))
-    """)
+    """,
+    )
     lines = succeeds(python(*RUN, program, timeout=60)).splitlines()
     assert [line.split("'")[1] for line in lines] == ["forksafe_core._locks"] * 3

@@ -215,7 +215,7 @@ def test_bad_arguments():
         semaphore.release(0)
     with pytest.raises(ValueError, match="NaN"):
         semaphore.acquire(timeout=float("nan"))
-    with pytest.raises(TypeError, match="cannot pickle '_thread.lock' object"):
+    with pytest.raises(TypeError, match=r"cannot pickle '_thread\.lock' object"):
         pickle.dumps(semaphore)
     with pytest.raises(ValueError, match="Semaphore released too many times"):
         forksafe.BoundedSemaphore(1).release()
@@ -226,3 +226,20 @@ def test_isinstance_of_threadings_types():
     assert isinstance(forksafe.Semaphore(), threading.Semaphore)
     assert isinstance(forksafe.BoundedSemaphore(), threading.BoundedSemaphore)
     assert isinstance(forksafe.BoundedSemaphore(), forksafe.Semaphore)
+
+
+def test_a_release_that_fails_forgets_no_holder():
+    semaphore = forksafe.BoundedSemaphore(3)
+    semaphore.acquire()
+    for n in (2, 2**64):
+        with pytest.raises(ValueError, match="released too many times"):
+            semaphore.release(n)
+    assert run_in_child(lambda: semaphore._value) == 2
+
+
+def test_values_are_whole_numbers():
+    for make in (forksafe.Semaphore, forksafe.BoundedSemaphore):
+        with pytest.raises(TypeError):
+            make(1.5)
+    with pytest.raises(TypeError):
+        forksafe.Semaphore().release(1.5)

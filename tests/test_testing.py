@@ -47,7 +47,7 @@ def test_exception_that_cannot_be_pickled():
     def fails():
         raise Local("deep inside")
 
-    with pytest.raises(ChildError, match="Local in the child.*deep inside") as info:
+    with pytest.raises(ChildError, match=r"Local in the child.*deep inside") as info:
         run_in_child(fails)
     assert "deep inside" in str(info.value.__cause__)
 
@@ -91,7 +91,7 @@ def test_child_that_hangs_is_killed_and_its_stacks_are_in_the_error():
     lock = threading.Lock()
     lock.acquire()
     start = time.monotonic()
-    with pytest.raises(ChildTimeout, match="hung for more than 0.3 seconds") as info:
+    with pytest.raises(ChildTimeout, match=r"hung for more than 0\.3 seconds") as info:
         run_in_child(lambda: hang_here(lock), 0.3)
     assert time.monotonic() - start < 30
     assert "hang_here" in info.value.stacks
@@ -151,12 +151,15 @@ def test_fork_that_fails():
 def test_atexit_does_not_run_in_the_child(tmp_path):
     from conftest import python, script, succeeds
 
-    program = script(tmp_path / "program.py", """
+    program = script(
+        tmp_path / "program.py",
+        """
         import atexit
         from forksafe.testing import run_in_child
         atexit.register(print, "bye")
         assert run_in_child(lambda: 1) == 1
-    """)
+    """,
+    )
     assert succeeds(python(program)) == "bye\n"
 
 

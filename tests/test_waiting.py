@@ -301,6 +301,34 @@ class TestLocal:
 
         session = Session("a")
         session.calls = 7
-        assert run_in_child(lambda: (session.name, session.calls, session.limit, session.double), fork=fork) == ("a", 0, 5, "aa")
+        assert run_in_child(lambda: (session.name, session.calls, session.limit, session.double), fork=fork) == (
+            "a",
+            0,
+            5,
+            "aa",
+        )
         with pytest.raises(AttributeError):
             session.double = 1
+
+    def test_names_that_are_str_subclasses(self):
+        class Name(str):
+            __slots__ = ()
+
+        local = forksafe.local()
+        setattr(local, Name("x"), 1)
+        assert getattr(local, Name("x")) == local.x == 1
+        delattr(local, Name("x"))
+        assert not hasattr(local, "x")
+        assert isinstance(local, threading.local)
+
+
+def test_an_action_may_ask_the_barrier_how_many_wait():
+    seen = []
+
+    def action():
+        with threads(lambda: seen.append((barrier.n_waiting, repr(barrier) != "")), 1):
+            pass
+
+    barrier = forksafe.Barrier(1, action)
+    barrier.wait(5)
+    assert seen == [(1, True)]

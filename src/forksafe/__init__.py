@@ -76,14 +76,16 @@ def generation() -> int:
     return _atfork.generation()
 
 
-def __getattr__(name: str) -> object:
-    module = "forksafe.testing" if name == "testing" else _at_first_use.get(name)
-    if module is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    __import__(module)
-    if name != "testing":
-        globals()[name] = getattr(_sys.modules[module], name)
-    return globals()[name]
+if not TYPE_CHECKING:  # to a type checker it would mean that any name exists
+
+    def __getattr__(name):
+        module = "forksafe.testing" if name == "testing" else _at_first_use.get(name)
+        if module is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        __import__(module)
+        if name != "testing":
+            globals()[name] = getattr(_sys.modules[module], name)
+        return globals()[name]
 
 
 def __dir__() -> list[str]:

@@ -79,7 +79,9 @@ def _run(arguments: list[str]) -> int:
     if target == "--":
         return _become(rest[0], rest, environment)
     if sys.flags.ignore_environment or sys.flags.no_site:
-        return _refuse("run: needs a Python started without -I, -E and -S, which keep it from starting up with forksafe")
+        return _refuse(
+            "run: needs a Python started without -I, -E and -S, which keep it from starting up with forksafe"
+        )
     return _become(sys.executable, [sys.executable, *_interpreter_flags(), *arguments], environment)
 
 

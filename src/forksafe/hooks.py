@@ -223,7 +223,7 @@ def _take_held_locks(me: int) -> tuple[list[Any], list[tuple[Any, int]]]:
     locks = [lock for lock in held_across_forks() if holder(lock) != me]
     start = time.monotonic()
     patience = 0.001
-    overdue = []
+    overdue: list[tuple[Any, int]] = []
     while True:
         held: list[Any] = []
         busy = None

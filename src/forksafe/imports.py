@@ -15,13 +15,14 @@ from __future__ import annotations
 import _thread
 import sys
 import threading
-from importlib import _bootstrap  # type: ignore[attr-defined]
+from importlib import _bootstrap as _importlib_bootstrap
 from importlib.machinery import ExtensionFileLoader
 from types import ModuleType
 from typing import Any
 
 __all__ = ["cure", "install", "uninstall"]
 
+_bootstrap: Any = _importlib_bootstrap
 _half_made: dict[str, ModuleType] = {}
 
 
@@ -56,12 +57,12 @@ _finder = _Anew()
 def install() -> None:
     """Have the finder asked first. cure() is to be called in children."""
     if _finder not in sys.meta_path:
-        sys.meta_path.insert(0, _finder)  # type: ignore[arg-type]
+        sys.meta_path.insert(0, _finder)
 
 
 def uninstall() -> None:
     if _finder in sys.meta_path:
-        sys.meta_path.remove(_finder)  # type: ignore[arg-type]
+        sys.meta_path.remove(_finder)
 
 
 def cure() -> None:

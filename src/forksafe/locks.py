@@ -34,6 +34,7 @@ class Condition(threading.Condition):
     another thread held them.
     """
 
+    __module__ = "forksafe"
     _waiters: Any  # locks, each held by the thread that waits for its release
 
     def __init__(self, lock: Any = None) -> None:
@@ -85,6 +86,8 @@ class Condition(threading.Condition):
 class Event(threading.Event):
     """threading.Event whose lock no vanished thread can hold. In a child the flag is what it was at the fork."""
 
+    __module__ = "forksafe"
+
     def __init__(self) -> None:
         self._cond = Condition(Lock())
         self._flag = False
@@ -93,8 +96,11 @@ class Event(threading.Event):
 class Barrier(threading.Barrier):
     """threading.Barrier that forgets, in a child, the parties that vanished while they waited."""
 
+    __module__ = "forksafe"
+    _state: int
+
     def __init__(self, parties: int, action: Callable[[], object] | None = None, timeout: float | None = None) -> None:
-        super().__init__(parties, action, timeout)
+        super().__init__(parties, action, timeout)  # type: ignore[arg-type]  # what it returns is not looked at
         self._cond = Condition()  # an RLock: wait() below holds it around threading's own
         self._inside: list[int] = []  # tokens of the threads in wait()
         self._seen = atfork.generation()
@@ -134,6 +140,7 @@ class Barrier(threading.Barrier):
 
     @property
     def n_waiting(self) -> int:
-        with self._cond:
-            self._forget_vanished()
-            return super().n_waiting
+        if self._seen != atfork.generation():  # else no lock, as in threading: an action may ask
+            with self._cond:
+                self._forget_vanished()
+        return super().n_waiting

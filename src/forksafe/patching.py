@@ -58,6 +58,7 @@ _COMPOSED = (
     logging.Handler,
     *([functools.cached_property] if sys.version_info < (3, 12) else []),
 )
+_OUR_TYPES = (locks.Condition, locks.Event, locks.Semaphore, locks.Barrier)
 
 
 @dataclass
@@ -167,13 +168,13 @@ def _replace_in(installation: _Installation, owner: Any, where: str) -> None:
 
 
 def _take_care_of_existing(installation: _Installation) -> None:
-    """Locks made before now: exchanged in the standard library's modules while no thread can hold them, else protected."""
+    """Locks made before: exchanged in the standard library's modules while no thread can hold them, else protected."""
     done = _locks_of_threads()
     if threading.active_count() == 1:
         done |= _exchange_module_locks(installation)
     objects = gc.get_objects()
     for obj in objects:
-        if isinstance(obj, _COMPOSED) and type(obj).__module__ != "forksafe.locks" and not _is_ours(obj):
+        if isinstance(obj, _COMPOSED) and not isinstance(obj, _OUR_TYPES):
             installation.protect(obj, f"a {type(obj).__module__}.{type(obj).__qualname__}")
             done |= {id(each) for each in gc.get_referents(obj, getattr(obj, "__dict__", {}))}
         elif type(obj) is _SimpleQueue:
@@ -183,10 +184,6 @@ def _take_care_of_existing(installation: _Installation) -> None:
             if type(lock) in _STANDARD_LOCKS and id(lock) not in done and not _is_bookkeeping(owner):
                 done.add(id(lock))
                 _take_care_of_lock(installation, lock, _describe(owner, lock))
-
-
-def _is_ours(obj: Any) -> bool:
-    return isinstance(obj, threading.Event) and isinstance(obj._cond, locks.Condition)  # type: ignore[attr-defined]
 
 
 def _is_bookkeeping(owner: Any) -> bool:
@@ -219,7 +216,7 @@ def _exchange_module_locks(installation: _Installation) -> set[int]:
 
 def _take_care_of_lock(installation: _Installation, lock: Any, where: str) -> None:
     # An RLock names its holder. Of a Lock only the standard library's are known to be held briefly.
-    if type(lock) is _StandardRLock or where.split(".")[0] in sys.stdlib_module_names:
+    if type(lock) is _StandardRLock or where.split(".", maxsplit=1)[0] in sys.stdlib_module_names:
         installation.protect(lock, where)
     else:
         installation.report.left_alone.append(where)

@@ -113,7 +113,9 @@ def _remember(obj: Any) -> None:
 def _protect_instances(cls: type) -> None:
     make = cls.__init__  # type: ignore[misc]
     if not cls.__weakrefoffset__:
-        raise TypeError(f"protect(): instances of {cls.__name__} cannot be referred to weakly; add '__weakref__' to its __slots__")
+        raise TypeError(
+            f"protect(): instances of {cls.__name__} cannot be referred to weakly; add '__weakref__' to its __slots__"
+        )
 
     @functools.wraps(make)
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
@@ -148,9 +150,8 @@ def _attributes(obj: Any) -> Iterable[Any]:
     values = list(getattr(obj, "__dict__", {}).values())
     for cls in type(obj).__mro__:
         slots = cls.__dict__.get("__slots__", ())
-        for name in (slots,) if isinstance(slots, str) else slots:
-            if name not in ("__dict__", "__weakref__"):
-                values.append(getattr(obj, name, None))
+        names = (slots,) if isinstance(slots, str) else slots
+        values += [getattr(obj, name, None) for name in names if name not in ("__dict__", "__weakref__")]
     return [value for value in values if _adapter_of(value) is not None]
 
 

@@ -18,6 +18,7 @@ import io
 import sys
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 __all__ = ["FLUSH_TIMEOUT", "cure", "flush", "forked"]
 
@@ -92,10 +93,10 @@ def cure() -> None:
         return
     forked()
     for stream in _streams():
-        buffer = stream.buffer
+        buffer: Any = stream.buffer
         raw = buffer.raw
         size = getattr(raw, "_blksize", io.DEFAULT_BUFFER_SIZE)
-        io.BufferedWriter.__init__(buffer, _Nowhere())  # type: ignore[arg-type]
+        io.BufferedWriter.__init__(buffer, _Nowhere())
         with contextlib.suppress(OSError, ValueError):
             stream.flush()  # the text layer has a buffer too
-        io.BufferedWriter.__init__(buffer, raw, size if size > 1 else io.DEFAULT_BUFFER_SIZE)  # type: ignore[arg-type]
+        io.BufferedWriter.__init__(buffer, raw, size if size > 1 else io.DEFAULT_BUFFER_SIZE)

@@ -46,28 +46,33 @@ def run_in_child(
 
     ChildTimeout if the child hung; ChildError if it ended without a result.
     """
+    if fork is None and not hasattr(os, "fork"):
+        raise NotImplementedError("run_in_child() needs os.fork, which this platform does not have")
     read_end, write_end = os.pipe()
     with tempfile.TemporaryFile() as stacks, open(read_end, "rb", buffering=0) as results:
-        pid = (fork or os.fork)()
-        if pid == 0:
-            _be_the_child(fn, write_end, stacks)
-        if pid < 0:
+        try:
+            pid = (fork or os.fork)()
+            if pid == 0:
+                _be_the_child(fn, write_end, stacks)
+        finally:
             os.close(write_end)
+        if pid < 0:
             raise OSError("run_in_child(): the fork failed")
-        os.close(write_end)
         try:
             message, status = _wait_for(pid, results.fileno(), timeout)
         except BaseException:
             _kill(pid)
             raise
-        if status is None and message is None:
-            text = _stacks_of(pid, stacks, c_stacks)
-            raise ChildTimeout(f"the child hung for more than {timeout:g} seconds and was killed{text}", stacks=text)
         if message is None:
+            if status is None:
+                text = _stacks_of(pid, stacks, c_stacks)
+                hung = f"the child hung for more than {timeout:g} seconds and was killed{text}"
+                raise ChildTimeout(hung, stacks=text)
             text = _read(stacks)
             how = f"was killed by {_signal_name(-status)}" if status < 0 else f"exited with status {status}"
             raise ChildError(f"the child {how}, without a result{text}", status=status, stacks=text)
-    return _unpack(message)
+    result: T = _unpack(message)
+    return result
 
 
 def _be_the_child(fn: Callable[[], Any], write_end: int, stacks: IO[bytes]) -> None:

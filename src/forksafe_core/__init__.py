@@ -21,7 +21,7 @@ import os as _os
 TYPE_CHECKING = False  # importing typing takes longer than all the rest
 if TYPE_CHECKING or hasattr(_os, "fork"):  # type checkers see the compiled core everywhere
     try:
-        from forksafe_core import _atfork as atfork
+        import forksafe_core._atfork as atfork
         from forksafe_core._local import local
         from forksafe_core._locks import Lock, RLock, held_across_forks, hold_timeout, holder
         from forksafe_core._semaphores import BoundedSemaphore, Semaphore

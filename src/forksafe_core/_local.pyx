@@ -10,6 +10,7 @@ from cpython.pycapsule cimport PyCapsule_Import
 from cpython.ref cimport PyObject, Py_INCREF
 from libc.stdint cimport uint64_t
 
+from _thread import _local as _StandardLocal
 from _weakrefset import WeakSet
 
 from forksafe_core._atfork cimport settle
@@ -65,6 +66,10 @@ cdef class local:
     def __dealloc__(self):
         if self.stamp != atomic_load(&fs.page.stamp):
             Py_INCREF(self.values)  # inherited: kept alive for good
+
+    @property
+    def __class__(self):
+        return _StandardLocal if type(self) is local else type(self)
 
     def __getattribute__(self, name):
         cdef dict attributes = own(self)
@@ -134,7 +139,7 @@ cdef dict add_thread(local self, token):
     return attributes
 
 
-cdef bint is_data_descriptor(local self, str name) except -1:
+cdef bint is_data_descriptor(local self, name) except -1:
     if type(self) is local and not name.startswith("__"):
         return False
     for base in type(self).__mro__:
@@ -143,7 +148,7 @@ cdef bint is_data_descriptor(local self, str name) except -1:
     return False
 
 
-cdef int delattr_of_type(local self, str name) except -1:
+cdef int delattr_of_type(local self, name) except -1:
     for base in type(self).__mro__:
         if name in base.__dict__:
             type(base.__dict__[name]).__delete__(base.__dict__[name], self)

@@ -186,7 +186,8 @@ cdef class Lock:
 
     on_orphan: called without arguments by the first thread in a child that acquires the lock after its holder
     vanished, before acquire() returns. If it raises, the exception reaches that caller, the lock is free and the
-    next acquirer calls it again. A bound method is held weakly.
+    next acquirer calls it again. A bound method is held weakly; anything else strongly, and the garbage collector does
+    not look into locks: a function that refers to the object which owns the lock keeps both alive.
 
     hold: the forking thread takes the lock before the fork and gives it back on both sides, waiting at most
     hold_timeout seconds; then it forks all the same, with a ForkHazardWarning.

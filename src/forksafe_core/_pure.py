@@ -11,7 +11,7 @@ import threading
 import types
 from collections.abc import Callable
 from threading import local
-from typing import Any
+from typing import Any, final
 
 __all__ = [
     "BoundedSemaphore",
@@ -46,15 +46,25 @@ class _Factory(type):
         return isinstance(instance, type(_make[cls.__name__]()))
 
 
+@final
 class Lock(metaclass=_Factory):
     """threading.Lock: there is no fork here."""
 
+    def __init_subclass__(cls) -> None:
+        raise TypeError("forksafe.Lock is threading's here, where there is no fork: no acceptable base type")
 
+
+@final
 class RLock(metaclass=_Factory):
     """threading.RLock: there is no fork here."""
 
+    def __init_subclass__(cls) -> None:
+        raise TypeError("forksafe.RLock is threading's here, where there is no fork: no acceptable base type")
+
 
 class Semaphore(threading.Semaphore):
+    __module__ = "forksafe"
+
     def __init__(self, value: int = 1, *, at_fork: str = "keep") -> None:
         if at_fork not in ("keep", "restore"):
             raise ValueError(f"{type(self).__name__}(at_fork=...) takes 'keep' or 'restore', not {at_fork!r}")
@@ -62,6 +72,8 @@ class Semaphore(threading.Semaphore):
 
 
 class BoundedSemaphore(threading.BoundedSemaphore, Semaphore):
+    __module__ = "forksafe"
+
     def __init__(self, value: int = 1) -> None:
         threading.BoundedSemaphore.__init__(self, value)
 
@@ -78,16 +90,25 @@ def held_across_forks() -> list[Any]:
     return []
 
 
+class _Unraisable:
+    def __init__(self, exception: BaseException) -> None:
+        self.exception = exception
+
+    def __del__(self) -> None:
+        raise self.exception
+
+
 def _write_unraisable(exception: BaseException, where: object) -> None:
-    sys.unraisablehook(
-        types.SimpleNamespace(
-            exc_type=type(exception),
-            exc_value=exception,
-            exc_traceback=exception.__traceback__,
-            err_msg=None,
-            object=where,
-        )
-    )
+    hook = sys.unraisablehook
+
+    def report(unraisable: Any) -> None:  # only the interpreter can make one
+        hook(type(unraisable)((type(exception), exception, exception.__traceback__, None, where)))
+
+    sys.unraisablehook = report
+    try:
+        _Unraisable(exception)
+    finally:
+        sys.unraisablehook = hook
 
 
 atfork = types.SimpleNamespace(

@@ -8,6 +8,7 @@ from cpython.pycapsule cimport PyCapsule_Import
 from cpython.ref cimport PyObject
 from libc.stdint cimport int64_t, uint64_t, uintptr_t
 
+from _operator import index
 from threading import BoundedSemaphore as _StandardBoundedSemaphore, Semaphore as _StandardSemaphore
 
 from forksafe_core._atfork cimport settle
@@ -120,12 +121,12 @@ cdef int acquire(Semaphore self, int64_t deadline) except -1:
 cdef int release(Semaphore self, uint64_t n) except -1:
     if not is_current(self):
         catch_up(self)
-    if self.holders != NULL:
-        permits_remove(<permits *>self.holders, lw_get_self(), n)
     if not sw_give(word_of(&self.word), n, self.limit):
         if self.limit == SW_MAX_VALUE:
             raise OverflowError("semaphore value is too large")
         raise ValueError("Semaphore released too many times")
+    if self.holders != NULL:
+        permits_remove(<permits *>self.holders, lw_get_self(), n)
     return 0
 
 
@@ -160,7 +161,7 @@ cdef class Semaphore:
         """Return n permits; any thread may."""
         if n < 1:
             raise ValueError("n must be one or more")
-        release(self, n)
+        release(self, min(index(n), SW_MAX_VALUE))
 
     @property
     def _value(self):
@@ -216,6 +217,7 @@ add_context_methods(Semaphore, enter, leave)
 
 
 cdef int set_up(Semaphore self, value, bint restores, uint64_t limit) except -1:
+    value = index(value)
     if value < 0:
         raise ValueError("semaphore initial value must be >= 0")
     if value >= SW_MAX_VALUE:
