@@ -145,6 +145,8 @@ def _reference(hook: Hook, registration: Registration) -> Callable[[], Hook | No
 
 
 def _before() -> None:
+    if not _registrations and not held_across_forks():
+        return  # then nothing has an order to keep
     me = atfork.token()
     stack = _passages.setdefault(me, [])
     gated = _gate.acquire(timeout=GATE_TIMEOUT)
@@ -158,7 +160,7 @@ def _before() -> None:
 
 
 def _after_in_parent() -> None:
-    stack = _passages.get(atfork.token())
+    stack = _passages and _passages.get(atfork.token())
     if not stack:
         return
     passage = stack[-1]
@@ -170,11 +172,14 @@ def _after_in_parent() -> None:
 
 
 def _after_in_child() -> None:
+    if not _passages:
+        _run_due_hooks()
+        return
     me = atfork.token()
     for token in [token for token in _passages if token != me]:
         del _passages[token]  # of threads that vanished
     stack = _passages.get(me)
-    if not stack:  # a server that calls the child half of fork alone
+    if not stack:  # there was nothing to do before, or a server calls the child half of fork alone
         _run_due_hooks()
         return
     passage = stack[-1]

@@ -6,6 +6,7 @@ lock_word.h/.c       a lock as one word that names its holder
 semaphore_word.h/.c  a count that threads wait for, as one word
 permits.h/.c         which thread holds how many of a semaphore's permits
 context_methods.h/.c __enter__ and __exit__ that cost a `with` statement little
+plain_new.h/.c       Lock() without the detour of an ordinary call
 _atfork.pyx          binds fork_state
 _locks.pyx           Lock, RLock
 _semaphores.pyx      Semaphore, BoundedSemaphore

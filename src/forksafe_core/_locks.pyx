@@ -30,6 +30,9 @@ cdef extern from "context_methods.h":
     ctypedef object (*context_op)(object)
     int add_context_methods(object type, context_op enter, context_op leave) except -1
 
+cdef extern from "plain_new.h":
+    void make_plain_calls_fast(object type)
+
 cdef extern from *:
     """
     static void lw_set_api(const fs_api *api) { fs = api; }
@@ -304,11 +307,12 @@ cdef class RLock:
 
 cdef inline bint enter_fast(RLock lock) noexcept:
     cdef fs_word *word = word_of(&lock.word)
-    if lw_held_by(word, lw_self):
-        lock.count += 1
-        return True
-    if lw_take_free(word, lw_self):
+    cdef uint64_t self = lw_self
+    if lw_take_free(word, self):
         lock.count = 1
+        return True
+    if lw_is_plainly(word, self):
+        lock.count += 1
         return True
     return False
 
@@ -344,6 +348,16 @@ cdef int rlock_acquire(RLock lock) except -1:
 
 
 cdef int rlock_release(RLock lock) except -1:
+    cdef uint64_t self = lw_self
+    if lock.count == 1 and lw_is_plainly(word_of(&lock.word), self):
+        lock.count = 0
+        if not lw_give_plain(word_of(&lock.word), self):
+            give_back(word_of(&lock.word))
+        return 0
+    return leave(lock)
+
+
+cdef int leave(RLock lock) except -1:
     cdef fs_word *owner = lw_owner(word_of(&lock.word))
     if lw_held_by(owner, lw_self):
         if lock.count > 1:
@@ -380,6 +394,8 @@ cdef object leave_rlock(object lock):
 
 add_context_methods(Lock, enter_lock, leave_lock)
 add_context_methods(RLock, enter_rlock, leave_rlock)
+make_plain_calls_fast(Lock)
+make_plain_calls_fast(RLock)
 
 
 def holder(lock):

@@ -21,6 +21,8 @@ cdef extern from "lock_word.h" nogil:
     fs_word *lw_owner(fs_word *word)
     bint lw_take_free(fs_word *word, uint64_t self)
     bint lw_give_back(fs_word *word)
+    bint lw_is_plainly(fs_word *word, uint64_t self)
+    bint lw_give_plain(fs_word *word, uint64_t self)
     bint lw_held_by(fs_word *owner, uint64_t self)
     int lw_try(fs_word *owner, uint64_t self)
     int lw_wait(fs_word *owner, uint64_t self, int64_t deadline)
