@@ -186,6 +186,28 @@ class TestInAChild:
         with mine:
             assert run_in_child(child, fork=fork) == [(False, False)] * 4
 
+    def test_at_fork_reinit_in_a_child_forgives_the_release_that_is_to_come(self):
+        """What logging does to its handlers' locks, when a handler forks."""
+        lock = forksafe.RLock()
+
+        def child():
+            lock._at_fork_reinit()
+            free = not lock.locked()
+            with lock:
+                pass
+            lock.release()
+            lock.release()
+            with pytest.raises(RuntimeError):
+                lock.release()
+            return free
+
+        with lock, lock:
+            assert run_in_child(child)
+        lock.acquire()
+        lock._at_fork_reinit()
+        with pytest.raises(RuntimeError):
+            lock.release()
+
     def test_at_fork_reinit_frees(self, lock):
         lock.acquire()
         lock._at_fork_reinit()

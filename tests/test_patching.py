@@ -27,7 +27,8 @@ def in_child(fn, seconds=5):
         time.sleep(0.005)
     os.kill(pid, 9)
     os.waitpid(pid, 0)
-    raise SystemExit("the child hung")
+    sys.stderr.write("the child hung\\n")
+    os._exit(1)
 
 def held(lock):
     inside = threading.Event()
@@ -143,6 +144,45 @@ log.addHandler(Slow())
 threading.Thread(target=log.error, args=("slow",), daemon=True).start()
 time.sleep(0.2)
 in_child(lambda: log.error("x"))
+""",
+    "log file on a slow disk": """
+import logging
+reader, writer = os.pipe()
+os.set_blocking(reader, False)
+log = logging.getLogger()
+log.addHandler(logging.StreamHandler(open(writer, "w")))
+threading.Thread(target=log.error, args=("x" * 200_000,), daemon=True).start()
+time.sleep(0.2)
+if "forksafe" in sys.modules:
+    sys.modules["forksafe.streams"].FLUSH_TIMEOUT = 0.3
+def child():
+    while True:
+        try:
+            if not os.read(reader, 1 << 20):
+                break
+        except BlockingIOError:
+            break
+    log.error("y")
+in_child(child)
+os._exit(0)
+""",
+    "handler that forks": """
+import logging
+class Forks(logging.Handler):
+    def emit(self, record):
+        self.pid = os.fork()
+        if self.pid == 0:
+            logging.getLogger("other").error("x")
+handler = Forks()
+log = logging.getLogger("forks")
+log.propagate = False
+log.addHandler(handler)
+logging.getLogger("other").addHandler(logging.NullHandler())
+logging.getLogger("other").propagate = False
+log.error("x")
+if handler.pid == 0:
+    os._exit(0)
+assert os.waitpid(handler.pid, 0)[1] == 0
 """,
     "future of concurrent.futures": """
 import concurrent.futures

@@ -7,7 +7,7 @@ How this package is laid out, lowest first; each file's contract is at its top:
   hooks.py       register_at_fork, before, after_in_parent, after_in_child
   protecting.py  protect(): standard objects that exist already
   imports.py     modules that a vanished thread was importing
-  streams.py     sys.stdout and sys.stderr that a vanished thread was writing to
+  streams.py     standard streams and log files that a vanished thread was writing to
   patching.py    install(): threading's factories replaced, and back
   testing.py     run_in_child()
   demo.py        forksafe demo

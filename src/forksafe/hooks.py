@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, TypeVar
 
-    Hook = Callable[[], object]
-    F = TypeVar("F", bound=Hook)
+    _Hook = Callable[[], object]
+    _F = TypeVar("_F", bound=_Hook)
 
 GATE_TIMEOUT = 10.0
 
@@ -49,7 +49,7 @@ class Registration:
 
     __slots__ = ("__weakref__", "_hooks")
 
-    def __init__(self, hooks: dict[str, Callable[[], Hook | None]]) -> None:
+    def __init__(self, hooks: dict[str, Callable[[], _Hook | None]]) -> None:
         self._hooks = hooks
 
     def unregister(self) -> None:
@@ -89,7 +89,7 @@ class _Passage:
 
 
 def register_at_fork(
-    *, before: Hook | None = None, after_in_parent: Hook | None = None, after_in_child: Hook | None = None
+    *, before: _Hook | None = None, after_in_parent: _Hook | None = None, after_in_child: _Hook | None = None
 ) -> Registration:
     """Call these around every fork, as os.register_at_fork does, until unregister() of what is returned.
 
@@ -111,25 +111,25 @@ def register_at_fork(
     return registration
 
 
-def before(hook: F) -> F:
+def before(hook: _F) -> _F:
     """Decorator: call this, without arguments, before every fork."""
     register_at_fork(before=hook)
     return hook
 
 
-def after_in_parent(hook: F) -> F:
+def after_in_parent(hook: _F) -> _F:
     """Decorator: call this, without arguments, in the parent after every fork, also one that failed."""
     register_at_fork(after_in_parent=hook)
     return hook
 
 
-def after_in_child(hook: F) -> F:
+def after_in_child(hook: _F) -> _F:
     """Decorator: call this, without arguments, in every child."""
     register_at_fork(after_in_child=hook)
     return hook
 
 
-def _reference(hook: Hook, registration: Registration) -> Callable[[], Hook | None]:
+def _reference(hook: _Hook, registration: Registration) -> Callable[[], _Hook | None]:
     if not isinstance(hook, types.MethodType):
         return lambda: hook
     from weakref import WeakMethod  # here, as other imports below: most programs never get here

@@ -1,9 +1,9 @@
-"""sys.stdout and sys.stderr across a fork: usable in the child, and no text lost or written twice.
+"""sys.stdout, sys.stderr and the files of log handlers across a fork: usable in the child, no text lost or doubled.
 
 A buffered file has a lock inside, which a thread that was writing to a slow pipe takes along when it vanishes:
 then every print() in the child hangs. And the text in a buffer at the fork is in both processes.
 
-So before a fork both streams are flushed, for at most FLUSH_TIMEOUT seconds where other threads may have them
+So before a fork these streams are flushed, for at most FLUSH_TIMEOUT seconds where other threads may have them
 blocked. In the child their buffers are initialised anew, in place, so that whoever has a reference to a stream
 keeps a good one: a new lock, and nothing buffered, for what was buffered is the parent's to write.
 
@@ -35,9 +35,16 @@ class _Nowhere(io.RawIOBase):
         return len(data)  # type: ignore[arg-type]
 
 
+def _candidates() -> list[Any]:
+    streams: list[Any] = [sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__]
+    logging: Any = sys.modules.get("logging")
+    handlers = [reference() for reference in list(getattr(logging, "_handlerList", ()))]
+    return streams + [getattr(handler, "stream", None) for handler in handlers]
+
+
 def _streams() -> Iterator[io.TextIOWrapper]:
     seen = set()
-    for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
+    for stream in _candidates():
         if type(stream) is io.TextIOWrapper and id(stream) not in seen:
             seen.add(id(stream))
             # Closed or detached ones raise ValueError when looked at.

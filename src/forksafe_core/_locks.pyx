@@ -287,6 +287,10 @@ cdef class RLock:
         self.count = count
 
     def _at_fork_reinit(self):
+        # logging does this in every child, also when the thread that forked is inside a handler, whose `with`
+        # block is still to end: that release must not raise.
+        if lw_held_by(lw_owner(word_of(&self.word)), lw_get_self()) and is_survivor(lw_self):
+            self.forgiven = self.count
         self.count = 0
         give_back(word_of(&self.word))
         lw_reset(lw_owner(word_of(&self.word)))
@@ -303,6 +307,11 @@ cdef class RLock:
     @property
     def __class__(self):
         return _RLockType if type(self) is RLock else type(self)
+
+
+cdef bint is_survivor(uint64_t token) noexcept nogil:
+    """In a child: is this the thread that forked?"""
+    return token and token == atomic_load(&fs.state.survivor)
 
 
 cdef inline bint enter_fast(RLock lock) noexcept:
@@ -368,6 +377,9 @@ cdef int leave(RLock lock) except -1:
             give_back(word_of(&lock.word))
         return 0
     if not lw_is_orphaned(owner):
+        if lock.forgiven and is_survivor(lw_get_self()):
+            lock.forgiven -= 1
+            return 0
         raise RuntimeError("cannot release un-acquired lock")
     lock.count = 0
     give_back(word_of(&lock.word))
