@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+import forksafe
+
 FORK_HERE = hasattr(os, "fork")
 if not FORK_HERE:  # what is left to test: that everything imports, and works as threading's
     collect_ignore = [
@@ -51,6 +53,22 @@ def fork_name(request: pytest.FixtureRequest) -> str:
 def fork(fork_name: str) -> Callable[[], int]:
     """Each way to fork in turn; for run_in_child(fork=...)."""
     return FORKS[fork_name]
+
+
+LOCKS: dict[str, tuple[Any, Any]] = {
+    "Lock": (forksafe.Lock, threading.Lock),
+    "RLock": (forksafe.RLock, threading.RLock),
+}
+
+
+@pytest.fixture(params=list(LOCKS))
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def lock(kind: str) -> Any:
+    return LOCKS[kind][0]()
 
 
 class Busy:

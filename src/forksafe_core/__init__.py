@@ -9,6 +9,7 @@ context_methods.h/.c __enter__ and __exit__ that cost a `with` statement little
 plain_new.h/.c       Lock() without the detour of an ordinary call
 _atfork.pyx          binds fork_state
 _locks.pyx           Lock, RLock
+lock_extras.pxi      their on_orphan and hold
 _semaphores.pyx      Semaphore, BoundedSemaphore
 _local.pyx           local
 _pure.py             the same names where there is no fork

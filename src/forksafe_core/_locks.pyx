@@ -46,8 +46,8 @@ cdef object _LockType = type(_standard_lock())
 cdef object _RLockType = _StandardRLock
 
 cdef double TIMEOUT_MAX = 9223372036.0  # threading.TIMEOUT_MAX where time_t has 64 bits
-cdef double DEFAULT_HOLD_TIMEOUT = 5.0
-cdef dict _held_across_forks = {}  # id: weak reference to a lock made with hold=True
+
+include "lock_extras.pxi"
 
 
 cdef inline fs_word *word_of(uint64_t *word) noexcept nogil:
@@ -89,25 +89,6 @@ cdef int take(fs_word *word, int64_t deadline) except -1:
     return got
 
 
-cdef int repair(fs_word *word, int got) except -1:
-    """The lock was taken: see to data that its holder, who vanished, may have left half changed."""
-    cdef lw_extras *extras = lw_get_extras(word)
-    if extras == NULL or got == LW_WOULD_BLOCK:
-        return 0
-    if got == LW_ORPHAN:
-        extras.torn = True
-    if not extras.torn:
-        return 0
-    try:
-        if extras.on_orphan:
-            (<object>extras.on_orphan)()
-    except BaseException:
-        lw_release(&extras.owner)
-        raise
-    extras.torn = False
-    return 0
-
-
 cdef int take_repaired(fs_word *word, int64_t deadline) except -1:
     cdef int got = take(word, deadline)
     repair(word, got)
@@ -120,59 +101,6 @@ cdef int give_back(fs_word *word) except -1:
     if owner != word and lw_is_orphaned(owner):
         lw_get_extras(word).torn = True
     return lw_release(owner)
-
-
-cdef int add_extras(object lock, fs_word *word, object on_orphan, bint hold, double hold_timeout) except -1:
-    cdef lw_extras *extras
-    cdef str name = type(lock).__name__
-    if on_orphan is not None and not callable(on_orphan):
-        raise TypeError(f"{name}(on_orphan=...) takes a callable without arguments, not {type(on_orphan).__name__!r}")
-    if not hold_timeout >= 0 or hold_timeout > TIMEOUT_MAX:
-        raise ValueError(f"{name}(hold_timeout=...) takes seconds from 0 to threading.TIMEOUT_MAX, not {hold_timeout}")
-    if on_orphan is None and not hold:
-        return 0
-    if atomic_load(word):
-        raise RuntimeError(f"{name}.__init__() with on_orphan or hold: once, and before the lock is used")
-    extras = <lw_extras *>PyMem_RawMalloc(sizeof(lw_extras))
-    if extras == NULL:
-        raise MemoryError
-    atomic_store(&extras.owner, 0)
-    extras.torn = False
-    extras.hold_timeout = hold_timeout if hold else -1
-    extras.on_orphan = NULL
-    if on_orphan is not None:
-        if getattr(on_orphan, "__self__", None) is not None and hasattr(on_orphan, "__func__"):
-            on_orphan = _WeakRepair(on_orphan)
-        Py_INCREF(on_orphan)
-        extras.on_orphan = <void *>on_orphan
-    atomic_store(word, <uint64_t><uintptr_t>extras | LW_EXTRAS)
-    if hold:
-        key = id(lock)
-        _held_across_forks[key] = ref(lock, lambda _: _held_across_forks.pop(key, None))
-    return 0
-
-
-cdef class _WeakRepair:
-    """A bound method held weakly: an object may own a lock whose repair is its own method, and still be freed."""
-    cdef object method
-
-    def __init__(self, method):
-        from weakref import WeakMethod  # rarely used
-
-        self.method = WeakMethod(method)
-
-    def __call__(self):
-        method = self.method()
-        if method is not None:
-            method()
-
-
-cdef void free_extras(fs_word *word) noexcept:
-    cdef lw_extras *extras = lw_get_extras(word)
-    if extras != NULL:
-        if extras.on_orphan:
-            Py_DECREF(<object>extras.on_orphan)
-        PyMem_RawFree(extras)
 
 
 cdef uint64_t holder_of(fs_word *owner) noexcept nogil:
@@ -413,17 +341,6 @@ make_plain_calls_fast(RLock)
 def holder(lock):
     """The token of the thread that holds a Lock or RLock; 0 when nobody does, or its holder vanished in a fork."""
     return holder_of(lw_owner(any_word(lock)))
-
-
-def hold_timeout(lock):
-    """Seconds a fork waits for a lock made with hold=True; None for others."""
-    cdef lw_extras *extras = lw_get_extras(any_word(lock))
-    return None if extras == NULL or extras.hold_timeout < 0 else extras.hold_timeout
-
-
-def held_across_forks():
-    """The locks made with hold=True that are alive."""
-    return [lock for lock in [find() for find in list(_held_across_forks.values())] if lock is not None]
 
 
 cdef fs_word *any_word(lock) except NULL:
