@@ -15,6 +15,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
+import select
+import stat
 import sys
 import threading
 from collections.abc import Iterator
@@ -23,6 +26,7 @@ from typing import Any
 __all__ = ["FLUSH_TIMEOUT", "cure", "flush", "forked"]
 
 FLUSH_TIMEOUT = 5.0
+_ROOM = 1 << 15  # more than both layers of a stream can hold
 
 
 class _Nowhere(io.RawIOBase):
@@ -62,7 +66,7 @@ def flush() -> None:
     global _flushed, _helper
     _flushed = True
     streams = list(_streams())
-    if threading.active_count() == 1:
+    if threading.active_count() == 1 or all(map(_has_room, streams)):
         _flush(streams)
         return
     # A thread that is blocked while it writes has the lock inside, which cannot be waited for with a limit.
@@ -77,6 +81,34 @@ def flush() -> None:
             _helper = None
             return
     _helper.join(patience)
+
+
+def _has_room(stream: io.TextIOWrapper) -> bool:
+    """True when what is buffered can be written without waiting, so that nobody is blocked inside either."""
+    try:
+        descriptor = stream.fileno()
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISREG(mode):
+            return True
+        if not select.select([], [descriptor], [], 0)[1]:
+            return False
+        if stat.S_ISFIFO(mode):
+            return _room_in_pipe(descriptor) >= _ROOM
+        return stat.S_ISCHR(mode)
+    except (OSError, ValueError):  # select() takes no descriptor above 1023
+        return False
+
+
+def _room_in_pipe(descriptor: int) -> int:
+    import array
+    import fcntl
+    import termios
+
+    queued = array.array("i", [0])
+    fcntl.ioctl(descriptor, termios.FIONREAD, queued)
+    return (
+        int(fcntl.fcntl(descriptor, getattr(fcntl, "F_GETPIPE_SZ", 1032))) - queued[0] if sys.platform == "linux" else 0
+    )
 
 
 def forked() -> None:
