@@ -109,8 +109,8 @@ def busy() -> Iterator[Callable[..., Busy]]:
 
 
 @contextmanager
-def threads(target: Callable[[], object], count: int) -> Iterator[list[threading.Thread]]:
-    """`count` threads that run target; joined, within limits, at the end."""
+def threads(target: Callable[[], object], count: int, limit: float = 30) -> Iterator[list[threading.Thread]]:
+    """`count` threads that run target; joined at the end, each within limit seconds."""
     made = [threading.Thread(target=target, daemon=True) for _ in range(count)]
     for thread in made:
         thread.start()
@@ -118,7 +118,7 @@ def threads(target: Callable[[], object], count: int) -> Iterator[list[threading
         yield made
     finally:
         for thread in made:
-            thread.join(30)
+            thread.join(limit)
         assert not any(thread.is_alive() for thread in made), "threads are stuck in the parent"
 
 

@@ -104,7 +104,7 @@ def test_storm(who):
                 if who == "main thread":
                     fork_some(COUNT)
                 else:
-                    with threads(lambda: fork_some(COUNT // 2), 2):
+                    with threads(lambda: fork_some(COUNT // 2), 2, limit=1200):
                         pass
             finally:
                 state.stop = True
