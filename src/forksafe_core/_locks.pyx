@@ -33,12 +33,6 @@ cdef extern from "context_methods.h":
 cdef extern from "plain_new.h":
     void make_plain_calls_fast(object type)
 
-cdef extern from *:
-    """
-    static void lw_set_api(const fs_api *api) { fs = api; }
-    """
-    void lw_set_api(const fs_api *api)
-
 lw_set_api(<const fs_api *>PyCapsule_Import(FS_API_CAPSULE, 0))
 
 # What isinstance() tests in other people's code compare with.
@@ -48,10 +42,6 @@ cdef object _RLockType = _StandardRLock
 cdef double TIMEOUT_MAX = 9223372036.0  # threading.TIMEOUT_MAX where time_t has 64 bits
 
 include "lock_extras.pxi"
-
-
-cdef inline fs_word *word_of(uint64_t *word) noexcept nogil:
-    return <fs_word *>word
 
 
 cdef int64_t lock_deadline(bint blocking, double timeout) except? -2:

@@ -44,19 +44,9 @@ cdef extern from "context_methods.h":
     ctypedef object (*context_op)(object)
     int add_context_methods(object type, context_op enter, context_op leave) except -1
 
-cdef extern from *:
-    """
-    static void lw_set_api(const fs_api *api) { fs = api; }
-    """
-    void lw_set_api(const fs_api *api)
-
 lw_set_api(<const fs_api *>PyCapsule_Import(FS_API_CAPSULE, 0))
 
 cdef uint64_t RESTORING = <uint64_t>1 << 63
-
-
-cdef inline fs_word *word_of(uint64_t *word) noexcept nogil:
-    return <fs_word *>word
 
 
 cdef inline bint is_current(Semaphore self) noexcept nogil:

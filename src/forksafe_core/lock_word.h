@@ -31,6 +31,8 @@ enum { LW_WOULD_BLOCK, LW_TAKEN, LW_ORPHAN, LW_INTERRUPTED };
 extern const fs_api *fs;                 /* set at import, by the module that links this */
 extern _Thread_local uint64_t lw_self;   /* this thread's token, once it is known here; it never changes */
 
+static inline void lw_set_api(const fs_api *api) { fs = api; }
+
 static inline lw_extras *lw_get_extras(fs_word *word) {
     uint64_t w = atomic_load_explicit(word, memory_order_relaxed);
     return w & LW_EXTRAS ? (lw_extras *)(uintptr_t)(w & ~(uint64_t)LW_FLAGS) : 0;

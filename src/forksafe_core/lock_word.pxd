@@ -15,6 +15,7 @@ cdef extern from "lock_word.h" nogil:
         LW_WOULD_BLOCK, LW_TAKEN, LW_ORPHAN, LW_INTERRUPTED, LW_EXTRAS, LW_SHIFT
 
     const fs_api *fs
+    void lw_set_api(const fs_api *api)
     uint64_t lw_self
     uint64_t lw_get_self()
     lw_extras *lw_get_extras(fs_word *word)
@@ -40,3 +41,8 @@ cdef extern from *:
     #define NO_WAIT (-1) /* a deadline, too: do not wait at all */
     """
     const int64_t NO_WAIT
+
+
+cdef inline fs_word *word_of(uint64_t *word) noexcept nogil:
+    """A field of an object, as the atomic that it is."""
+    return <fs_word *>word
