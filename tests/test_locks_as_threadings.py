@@ -43,7 +43,7 @@ class TestAsThreadings:
         for timeout in (0, 0.001, 0.05, 0.2):
             start = time.monotonic()
             assert not lock.acquire(timeout=timeout)
-            assert timeout <= time.monotonic() - start < timeout + 0.5
+            assert timeout <= time.monotonic() - start < timeout + 5
         assert not lock.acquire(False)
 
     def test_timeout_max(self, lock, kind):

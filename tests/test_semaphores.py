@@ -185,7 +185,7 @@ def test_timeouts():
     for timeout in (0, 0.05, -1):
         start = time.monotonic()
         assert not semaphore.acquire(timeout=timeout)
-        assert max(timeout, 0) <= time.monotonic() - start < max(timeout, 0) + 0.5
+        assert max(timeout, 0) <= time.monotonic() - start < max(timeout, 0) + 5
     assert not semaphore.acquire(False)
 
 

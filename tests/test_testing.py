@@ -122,7 +122,7 @@ def test_grandchild_that_keeps_the_pipe_open():
     start = time.monotonic()
     with pytest.raises(ChildError, match="status 5"):
         run_in_child(child)
-    assert time.monotonic() - start < 2.5
+    assert time.monotonic() - start < 2.9
 
 
 def test_no_descriptors_leak():
