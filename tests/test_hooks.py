@@ -274,6 +274,31 @@ def test_fork_inside_a_hook(register, when):
     assert run_in_child(lambda: 1) == 1
 
 
+def test_fork_inside_a_hook_that_has_unregistered_itself(tmp_path):
+    """No hook is left then, but the outer fork is still under way."""
+    program = script(
+        tmp_path / "program.py",
+        """
+        import os, forksafe
+        log = []
+        def forks():
+            registration.unregister()
+            pid = os.fork()
+            if pid == 0:
+                os._exit(0)
+            assert os.waitpid(pid, 0)[1] == 0
+            log.append("before")
+        registration = forksafe.register_at_fork(before=forks, after_in_parent=lambda: log.append("parent"))
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+        assert log == ["before", "parent"], log
+    """,
+    )
+    succeeds(python(program))
+
+
 def test_registering_in_a_hook_and_while_others_fork(register):
     made = []
 

@@ -145,7 +145,7 @@ def _reference(hook: _Hook, registration: Registration) -> Callable[[], _Hook | 
 
 
 def _before() -> None:
-    if not _registrations and not held_across_forks():
+    if not _registrations and not _passages and not held_across_forks():
         return  # then nothing has an order to keep
     me = atfork.token()
     stack = _passages.setdefault(me, [])
