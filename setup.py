@@ -15,7 +15,7 @@ FLAGS += os.environ.get("FORKSAFE_CFLAGS", "").split()
 
 LOCK_WORD = [HERE + "lock_word.c", HERE + "parking.c", HERE + "context_methods.c"]
 SOURCES = {
-    "_atfork": [HERE + "fork_state.c"],
+    "_atfork": [HERE + "fork_state.c", HERE + "descriptors.c"],
     "_locks": [*LOCK_WORD, HERE + "plain_new.c"],
     "_local": [],
     "_semaphores": [*LOCK_WORD, HERE + "semaphore_word.c", HERE + "permits.c"],

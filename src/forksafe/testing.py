@@ -140,7 +140,7 @@ def _wait_for(pid: int, results: int, timeout: float) -> tuple[bytes | None, int
     status = None
     while True:
         left = deadline - time.monotonic()
-        readable = select.select([results], [], [], max(0, min(left, 0.05)))[0]
+        readable = _is_readable(results, max(0, min(left, 0.05)))
         chunk = os.read(results, 1 << 16) if readable else b""
         received += chunk
         if len(received) >= _LENGTH.size and len(received) == _LENGTH.size + _LENGTH.unpack_from(received)[0]:
@@ -150,12 +150,18 @@ def _wait_for(pid: int, results: int, timeout: float) -> tuple[bytes | None, int
             continue
         # End of file comes before the end of the child, or never, if a grandchild has the pipe too.
         status = _poll(pid) if status is None else status
-        if status is not None and not (readable == [] and select.select([results], [], [], 0)[0]):
+        if status is not None and (readable or not _is_readable(results, 0)):
             return None, status
         if left <= 0:
             return None, None
         if readable:
             time.sleep(0.001)
+
+
+def _is_readable(fd: int, seconds: float) -> bool:
+    poll = select.poll()  # select() takes no descriptor above 1023
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(seconds * 1000))
 
 
 def _poll(pid: int) -> int | None:

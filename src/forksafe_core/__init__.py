@@ -1,13 +1,14 @@
 """forksafe's core: how forks happen, and locks that know. It has no opinion and never imports forksafe.
 
 fork_state.h/.c      the generation, thread tokens, who survived; the pthread_atfork handler
+descriptors.h/.c     flagged descriptors, replaced in a child before any Python runs
 parking.h/.c         sleep while a word has a value
 lock_word.h/.c       a lock as one word that names its holder
 semaphore_word.h/.c  a count that threads wait for, as one word
 permits.h/.c         which thread holds how many of a semaphore's permits
 context_methods.h/.c __enter__ and __exit__ that cost a `with` statement little
 plain_new.h/.c       Lock() without the detour of an ordinary call
-_atfork.pyx          binds fork_state
+_atfork.pyx          binds fork_state and descriptors
 _locks.pyx           Lock, RLock
 lock_extras.pxi      their on_orphan and hold
 _semaphores.pyx      Semaphore, BoundedSemaphore

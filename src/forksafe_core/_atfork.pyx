@@ -1,4 +1,4 @@
-"""Binds fork_state: what this process knows about the forks that made it.
+"""Binds fork_state and descriptors: what this process knows about the forks that made it, and flagged descriptors.
 
 Importing registers the C handler, once in a process. Nothing here has an opinion about what should happen in
 a child: the layer above gives one callable, which is called, never from the handler, when a fork is noticed
@@ -6,13 +6,14 @@ that Python did not make and whose hooks are therefore still due.
 """
 from cpython.exc cimport PyErr_SetFromErrno
 from cpython.pycapsule cimport PyCapsule_New
-from cpython.ref cimport PyObject
+from cpython.ref cimport PyObject, Py_INCREF
 from libc.errno cimport errno
 from libc.stdint cimport uint64_t
 
 from forksafe_core.fork_state cimport (
     FS_API_CAPSULE, FS_SURVIVOR_UNKNOWN, atomic_load, atomic_store, fs_api, fs_generation, fs_get_api, fs_gone,
-    fs_ident_of, fs_init, fs_notice, fs_token, fs_wipes,
+    fd_flag, fd_is_flagged, fd_next_flagged, fd_tombstone, fd_unflag, fs_ident_of, fs_init, fs_notice, fs_token,
+    fs_wipes,
 )
 
 cdef extern from "Python.h":
@@ -64,8 +65,55 @@ def state():
         "watermark": atomic_load(&fs.state.watermark),
         "survivor": None if survivor == FS_SURVIVOR_UNKNOWN else survivor,
         "late_forks": atomic_load(&fs.state.late_forks),
+        "left_shared": atomic_load(&fs.state.left_shared),
         "wipes": bool(fs_wipes()),
     }
+
+
+def flag(int fd):
+    """In every child this descriptor will be a tombstone, if it still is the same file then. OSError if not open."""
+    raise_errno(fd_flag(fd, fs_generation()))
+
+
+def unflag(int fd):
+    """Undo flag(). True if it was flagged."""
+    fs_notice()
+    return fd_unflag(fd)
+
+
+def is_flagged(int fd):
+    """True when a child would find a tombstone in place of this descriptor."""
+    fs_notice()
+    return fd_is_flagged(fd)
+
+
+def flagged():
+    """The descriptors that are flagged, in order."""
+    cdef int fd
+    fs_notice()
+    found = []
+    fd = fd_next_flagged(0)
+    while fd >= 0:
+        found.append(fd)
+        fd = fd_next_flagged(fd + 1)
+    return found
+
+
+def tombstone(int fd):
+    """Put a tombstone over this descriptor, here and now. OSError if it is not open."""
+    raise_errno(fd_tombstone(fd))
+
+
+cdef int raise_errno(int error) except -1:
+    if error:
+        errno = error
+        PyErr_SetFromErrno(OSError)
+    return 0
+
+
+def keep_alive(obj):
+    """Never free this object, nor what it refers to: no finaliser of theirs runs, not even when Python ends."""
+    Py_INCREF(obj)
 
 
 def set_late_hooks(hooks):

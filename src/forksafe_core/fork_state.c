@@ -2,6 +2,8 @@
 #define _GNU_SOURCE
 #include "fork_state.h"
 
+#include "descriptors.h"
+
 #include <errno.h>
 #include <pthread.h>
 #include <sched.h>
@@ -38,7 +40,14 @@ static uint64_t next_generation(void) {
     return max_u64(atomic_load(&state.generation), atomic_load(&late_target)) + 1;
 }
 
-static void become_child(uint64_t generation, uint64_t survivor) {
+/* Descriptors first: nothing may run that could use them. */
+static void become_child(uint64_t generation, uint64_t survivor, int own_descriptors) {
+    int error = errno;
+    if (own_descriptors)
+        fd_in_child(atomic_load(&state.generation));
+    else
+        atomic_fetch_add(&state.left_shared, 1);
+    errno = error;
     atomic_store(&state.watermark, atomic_load(&state.last_token));
     atomic_store(&state.survivor, survivor);
     atomic_store(&state.generation, generation);
@@ -51,7 +60,7 @@ static void become_child(uint64_t generation, uint64_t survivor) {
  * that this thread never touched would be allocated by reading it. */
 static void in_child(void) {
     fs_thread *self = pthread_getspecific(thread_key);
-    become_child(next_generation(), self ? atomic_load(&self->token) : 0);
+    become_child(next_generation(), self ? atomic_load(&self->token) : 0, 1);
 }
 
 static int unnoticed(void) {
@@ -80,7 +89,7 @@ static void notice_late(void) {
         uint64_t generation = next_generation();
         atomic_store(&late_target, generation);
         atomic_fetch_add(&state.late_forks, 1);
-        become_child(generation, survivor);
+        become_child(generation, survivor, fd_is_table_our_own(atomic_load(&known_pid)));
     }
     atomic_store(&noticing, 0);
 }

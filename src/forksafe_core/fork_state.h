@@ -40,6 +40,7 @@ typedef struct {
     fs_word survivor;   /* the token of the thread that forked; 0: it had none; or FS_SURVIVOR_UNKNOWN */
     fs_word forking;    /* the thread between its Python `before` and `after` hooks: its child's hooks will come */
     fs_word late_forks; /* forks in this line of processes that were noticed without a handler */
+    fs_word left_shared; /* those of them whose flagged descriptors may be the parent's own: they were let be */
 } fs_state;
 
 /* Registers the handler and makes the page. Once a process; 0, or an errno value. */

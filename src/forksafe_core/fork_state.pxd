@@ -16,6 +16,7 @@ cdef extern from "fork_state.h" nogil:
         fs_word survivor
         fs_word forking
         fs_word late_forks
+        fs_word left_shared
 
     ctypedef struct fs_api:
         fs_state *state
@@ -38,3 +39,10 @@ cdef extern from "fork_state.h" nogil:
     # <stdatomic.h>, by way of the header
     uint64_t atomic_load(fs_word *word)
     void atomic_store(fs_word *word, uint64_t value)
+
+cdef extern from "descriptors.h" nogil:
+    int fd_flag(int fd, uint64_t generation)
+    bint fd_unflag(int fd)
+    bint fd_is_flagged(int fd)
+    int fd_next_flagged(int fd)
+    int fd_tombstone(int fd)

@@ -1,0 +1,280 @@
+/* descriptors.c: see descriptors.h for the contract. No Python API here; system calls and atomics in the child. */
+#define _GNU_SOURCE
+#include "descriptors.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#ifdef __linux__
+#include <linux/kcmp.h>
+#include <sys/syscall.h>
+#endif
+
+typedef _Atomic uint64_t word;
+
+/* How an entry knows its file, in the low bits of its mark; above them the generation that flagged it, plus one. */
+enum { BY_COOKIE = 1, BY_INODE = 2, IS_SOCKET = 4, MARK_BITS = 3 };
+
+typedef struct {
+    word mark; /* 0: not flagged */
+    word device, inode; /* or 0 and the cookie */
+} entry;
+
+/* Numbers are dense from 0 up, so the table is an array in pieces that are made when needed and stay. */
+#define PIECE 1024
+#define PIECES 16384
+
+typedef struct {
+    word newest; /* the generation, plus one, that flagged something here last */
+    entry entries[PIECE];
+} piece;
+
+static _Atomic(piece *) pieces[PIECES];
+static word pieces_used; /* no piece from this one on */
+static word oldest;      /* flags of earlier generations have been seen to */
+
+typedef struct {
+    uint64_t kind, device, inode;
+} identity;
+
+static int identify(int fd, identity *id) {
+    struct stat st;
+#ifdef SO_COOKIE
+    socklen_t size = sizeof id->inode;
+    if (getsockopt(fd, SOL_SOCKET, SO_COOKIE, &id->inode, &size) == 0) {
+        id->kind = BY_COOKIE | IS_SOCKET;
+        id->device = 0;
+        return 0;
+    }
+    if (errno == EBADF) return errno;
+#endif
+    if (fstat(fd, &st)) return errno;
+    id->kind = BY_INODE | (S_ISSOCK(st.st_mode) ? IS_SOCKET : 0);
+    id->device = (uint64_t)st.st_dev;
+    id->inode = (uint64_t)st.st_ino;
+    return 0;
+}
+
+static int is_still(const entry *e, uint64_t mark, int fd) {
+    uint64_t device = atomic_load(&e->device), inode = atomic_load(&e->inode);
+    struct stat st;
+#ifdef SO_COOKIE
+    if (mark & BY_COOKIE) {
+        uint64_t cookie = 0;
+        socklen_t size = sizeof cookie;
+        return getsockopt(fd, SOL_SOCKET, SO_COOKIE, &cookie, &size) == 0 && cookie == inode;
+    }
+#endif
+    return fstat(fd, &st) == 0 && (uint64_t)st.st_dev == device && (uint64_t)st.st_ino == inode &&
+           !S_ISSOCK(st.st_mode) == !(mark & IS_SOCKET);
+}
+
+static piece *piece_of(int fd) {
+    return fd < 0 || fd / PIECE >= PIECES ? NULL : atomic_load(&pieces[fd / PIECE]);
+}
+
+static piece *make_piece(int fd) {
+    size_t number = (size_t)(fd / PIECE);
+    piece *mine, *there = NULL;
+    uint64_t used = atomic_load(&pieces_used);
+    if (!(mine = calloc(1, sizeof *mine))) return NULL;
+    if (!atomic_compare_exchange_strong(&pieces[number], &there, mine)) {
+        free(mine);
+        mine = there;
+    }
+    while (used <= number && !atomic_compare_exchange_weak(&pieces_used, &used, number + 1)) continue;
+    return mine;
+}
+
+int fd_flag(int fd, uint64_t generation) {
+    identity id;
+    int error = identify(fd, &id);
+    piece *p = piece_of(fd);
+    entry *e;
+    if (error) return error;
+    if (fd / PIECE >= PIECES) return ERANGE;
+    if (!p && !(p = make_piece(fd))) return ENOMEM;
+    e = &p->entries[fd % PIECE];
+    atomic_store(&e->mark, 0); /* a fork just now finds it not flagged yet, never half flagged */
+    atomic_store(&e->device, id.device);
+    atomic_store(&e->inode, id.inode);
+    atomic_store(&p->newest, generation + 1);
+    atomic_store(&e->mark, (generation + 1) << MARK_BITS | id.kind);
+    return 0;
+}
+
+/* Its mark, if nobody has dealt with it yet. */
+static uint64_t mark_of(const entry *e) {
+    uint64_t mark = atomic_load(&e->mark);
+    return mark >> MARK_BITS > atomic_load(&oldest) ? mark : 0;
+}
+
+int fd_unflag(int fd) {
+    piece *p = piece_of(fd);
+    int was = fd_is_flagged(fd);
+    if (p) atomic_store(&p->entries[fd % PIECE].mark, 0);
+    return was;
+}
+
+int fd_is_flagged(int fd) {
+    piece *p = piece_of(fd);
+    entry *e = p ? &p->entries[fd % PIECE] : NULL;
+    uint64_t mark = e ? mark_of(e) : 0;
+    return mark && is_still(e, mark, fd);
+}
+
+int fd_next_flagged(int fd) {
+    int end = (int)atomic_load(&pieces_used) * PIECE;
+    for (fd = fd < 0 ? 0 : fd; fd < end; fd++) {
+        if (!piece_of(fd))
+            fd |= PIECE - 1;
+        else if (fd_is_flagged(fd))
+            return fd;
+    }
+    return -1;
+}
+
+/* Tombstones. One of each kind serves all: the others are duplicates of it. */
+
+typedef struct {
+    int socket, file;         /* -1: not made yet */
+    int socket_stays, file_stays; /* it lies under a number that was flagged itself */
+    int raised;
+    struct rlimit limit; /* as it was before it was raised */
+} tombstones;
+
+/* A number less than the limit has to be free. Only this child's limit is raised, and only for a moment. */
+static int raise_limit(tombstones *t) {
+    struct rlimit more;
+    if (t->raised || getrlimit(RLIMIT_NOFILE, &t->limit)) return 0;
+    more = t->limit;
+    more.rlim_cur = more.rlim_max;
+    t->raised = more.rlim_cur != t->limit.rlim_cur && setrlimit(RLIMIT_NOFILE, &more) == 0;
+    return t->raised;
+}
+
+static int cloexec(int fd) {
+    if (fd >= 0) fcntl(fd, F_SETFD, FD_CLOEXEC);
+    return fd;
+}
+
+/* A pair whose other end is closed. AF_UNIX, for it needs no network; packets, for a write to one raises no SIGPIPE;
+ * an unconnected one made drivers wait for ever. */
+static int make_socket(void) {
+    int pair[2];
+#ifdef __APPLE__
+    int yes = 1, type = SOCK_STREAM;
+#else
+    int type = SOCK_SEQPACKET;
+#endif
+    if (socketpair(AF_UNIX, type, 0, pair)) {
+        /* With a single number free: both directions of one that has no peer are shut. */
+        if (errno != EMFILE || (pair[0] = socket(AF_UNIX, type, 0)) < 0) return -1;
+        shutdown(pair[0], SHUT_RDWR);
+        return cloexec(pair[0]);
+    }
+    close(pair[1]);
+#ifdef __APPLE__
+    setsockopt(pair[0], SOL_SOCKET, SO_NOSIGPIPE, &yes, sizeof yes);
+#endif
+    return cloexec(pair[0]);
+}
+
+/* Not /dev/null opened for writing: what is written there is lost without a word. Without O_PATH (macOS, NetBSD,
+ * OpenBSD) a dead socket serves: end of file to readers, EPIPE to writers. */
+static int make_file(void) {
+#ifdef O_PATH
+    int fd = open("/dev/null", O_PATH | O_CLOEXEC);
+    if (fd < 0 && errno != EMFILE && errno != ENFILE) fd = open("/", O_PATH | O_CLOEXEC);
+    return fd;
+#else
+    return make_socket();
+#endif
+}
+
+/* The one to duplicate for a descriptor; it may be made under that very number. -1: none can be made. */
+static int tombstone_for(tombstones *t, int fd, uint64_t kind) {
+    int *which = kind & IS_SOCKET ? &t->socket : &t->file, *stays = kind & IS_SOCKET ? &t->socket_stays : &t->file_stays;
+    int (*make)(void) = kind & IS_SOCKET ? make_socket : make_file;
+    if (*which >= 0) return *which;
+    if ((*which = make()) < 0 && raise_limit(t)) *which = make();
+    if (*which < 0 && (errno == EMFILE || errno == ENFILE)) {
+        close(fd); /* it is to be dead anyway, and gives the number that is missing */
+        *which = make();
+        *stays = *which == fd;
+    }
+    if (*which < 0 && kind & IS_SOCKET) return tombstone_for(t, fd, 0); /* a sandbox may allow no sockets */
+    return *which;
+}
+
+static int duplicate(int from, int to) {
+    int got;
+#ifdef __linux__
+    while ((got = (int)syscall(SYS_dup3, from, to, O_CLOEXEC)) < 0 && (errno == EINTR || errno == EBUSY)) continue;
+#else
+    while ((got = dup2(from, to)) < 0 && (errno == EINTR || errno == EBUSY)) continue;
+    if (got >= 0) cloexec(got);
+#endif
+    return got < 0 ? errno : 0;
+}
+
+static int bury(tombstones *t, int fd, uint64_t kind) {
+    int tombstone = tombstone_for(t, fd, kind), error = EMFILE;
+    if (tombstone == fd) return 0;
+    if (tombstone >= 0) {
+        error = duplicate(tombstone, fd);
+        if (error == EBADF && raise_limit(t)) error = duplicate(tombstone, fd); /* numbers above the limit */
+    }
+    if (error) close(fd); /* shared with the parent would be worse */
+    return error;
+}
+
+static void clean_up(tombstones *t) {
+    if (t->socket >= 0 && !t->socket_stays) close(t->socket);
+    if (t->file >= 0 && !t->file_stays) close(t->file);
+    if (t->raised) setrlimit(RLIMIT_NOFILE, &t->limit);
+}
+
+int fd_tombstone(int fd) {
+    tombstones t = {.socket = -1, .file = -1};
+    identity id;
+    int error = identify(fd, &id);
+    if (!error) error = bury(&t, fd, id.kind);
+    clean_up(&t);
+    return error;
+}
+
+void fd_in_child(uint64_t generation) {
+    tombstones t = {.socket = -1, .file = -1};
+    uint64_t used = atomic_load(&pieces_used), since = atomic_load(&oldest);
+    for (uint64_t number = 0; number < used; number++) {
+        piece *p = atomic_load(&pieces[number]);
+        if (!p || atomic_load(&p->newest) <= since) continue;
+        for (int i = 0; i < PIECE; i++) {
+            uint64_t mark = mark_of(&p->entries[i]);
+            int fd = (int)(number * PIECE) + i;
+            if (mark && is_still(&p->entries[i], mark, fd)) bury(&t, fd, mark);
+        }
+    }
+    clean_up(&t);
+    atomic_store(&oldest, generation + 1);
+}
+
+/* clone(CLONE_FILES) leaves parent and child one table: a tombstone would hit the parent. Linux gives a process of one
+ * thread a table of its own for the asking (naming CLONE_THREAD refuses others, whose threads it would part). Where
+ * asking is forbidden or threads are there already, the kernel may at least say that the table is not the parent's. */
+int fd_is_table_our_own(uint64_t parent_pid) {
+#ifdef __linux__
+    if (syscall(SYS_unshare, CLONE_FILES | CLONE_THREAD) == 0) return 1;
+    return (uint64_t)getppid() == parent_pid && syscall(SYS_kcmp, getpid(), getppid(), KCMP_FILES, 0, 0) > 0;
+#else
+    (void)parent_pid;
+    return 1;
+#endif
+}
