@@ -11,7 +11,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-COMMANDS = ("locks", "fork")
+COMMANDS = ("locks", "fork", "descriptors")
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -36,11 +36,11 @@ MB = 2**20
 
 
 class Forker:
-    """A forker.py process of this command's own. Every wait for it is bounded; leaving ends it and its children."""
+    """A process of this command's own that forks when told to. Waits are bounded; leaving ends it and its children."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, module: str = "benchmarks.forker") -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.forker", *arguments],
+            [sys.executable, "-m", module, *arguments],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -52,7 +52,7 @@ class Forker:
 
     def __enter__(self) -> Forker:
         try:
-            self.resident = self._answer()["resident"]
+            self.resident = self._answer().get("resident", 0)
         except BaseException:
             self._end()
             raise

@@ -297,18 +297,62 @@ def test_a_file_that_was_closed_and_opened_again_is_left_alone(tmp_path):
         assert run_in_child(lambda: again.read(3)) == b"con"
 
 
-def test_control_an_int_cannot_tell_a_file_from_itself(tmp_path):
-    """What keep_on_fork() before closing is for."""
+def test_so_is_an_int_whose_file_was_opened_again(tmp_path, fork):
+    """Same number, same device, same inode: it is another open file all the same."""
     path = tmp_path / "file"
     path.write_bytes(b"content")
     number = os.open(path, os.O_RDONLY)
     forksafe.close_on_fork(number)
     os.close(number)
     assert os.open(path, os.O_RDONLY) == number
-    assert run_in_child(lambda: error_of(lambda: os.read(number, 3))) == "EBADF"
-    forksafe.keep_on_fork(number)
-    assert run_in_child(lambda: os.read(number, 3)) == b"con"
+    assert run_in_child(lambda: (forksafe.generation(), os.read(number, 3)), fork=fork)[1] == b"con"
     os.close(number)
+
+
+@pytest.mark.skipif(not hasattr(select, "epoll"), reason="no epoll on this platform")
+def test_so_is_an_epoll_that_took_anothers_number():
+    first = select.epoll()
+    number = first.fileno()
+    forksafe.close_on_fork(first)
+    first.close()
+    with select.epoll() as second:
+        assert second.fileno() == number
+        assert run_in_child(lambda: second.poll(0)) == []
+
+
+def test_a_file_with_a_signal_of_its_own(tmp_path):
+    """The mark is the signal for O_ASYNC: one that the program chose, before or after, is let be."""
+    for order in ("before", "after"):
+        with open(tmp_path / "file", "wb", buffering=0) as file:
+            if order == "after":
+                forksafe.close_on_fork(file)
+            fcntl.fcntl(file, F_SETSIG, signal.SIGUSR1)
+            if order == "before":
+                forksafe.close_on_fork(file)
+            assert fcntl.fcntl(file, F_GETSIG) == signal.SIGUSR1
+            assert run_in_child(lambda: error_of(lambda: file.write(b"x"))) == "EBADF"
+            number = file.fileno()
+        with open(tmp_path / "file", "wb", buffering=0) as again:
+            assert again.fileno() == number
+            assert run_in_child(lambda: again.write(b"x")) == 1
+
+
+F_SETSIG, F_GETSIG = 10, 11
+
+
+def test_o_async_still_means_sigio(pair):
+    a, b = pair
+    forksafe.close_on_fork(a)
+    caught = []
+    before = signal.signal(signal.SIGIO, lambda number, _: caught.append(number))
+    try:
+        fcntl.fcntl(a, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(a, fcntl.F_SETFL, fcntl.fcntl(a, fcntl.F_GETFL) | os.O_ASYNC)
+        b.send(b"x")
+        assert a.recv(9) == b"x"
+    finally:
+        signal.signal(signal.SIGIO, before)
+    assert set(caught) == {signal.SIGIO}
 
 
 def test_a_file_that_is_collected_ends_its_flag(tmp_path):

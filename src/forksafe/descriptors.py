@@ -5,17 +5,16 @@ runs there. A socket is one whose peer has gone: sending raises BrokenPipeError,
 else (file, pipe, epoll) cannot be used: EBADF. The number stays taken, so that closing it, now or by a finaliser,
 closes nothing else. The parent's descriptor is untouched.
 
-The flag belongs to the open file, not to the number: when it is closed, the flag ends. A socket or pipe is known by
-what the kernel says of it. Of other files the kernel says too little to tell one from the next under the same
-number, so the object that was given is asked, before each fork, whether it is still open.
+The flag belongs to the open file, not to the number: when it is closed, the flag ends. On Linux the file itself is
+marked. Elsewhere one file is told from the next under the same number by its inode, and the object that was given is
+asked, before each fork, whether it is still open.
 
 subprocess: a program started by vfork, as usual, gets what it would get without flags, pass_fds included. With
 preexec_fn, user= or group= there is a fork first: what is flagged is dead in preexec_fn and in the program, also if
 pass_fds names it.
 
-Not covered: an int for a file that is neither socket nor pipe, when it is closed and the same file, or another epoll,
-eventfd or timerfd, gets its number: call keep_on_fork() before closing it. The same happens to file objects in a
-fork made by C, before which no hook runs. A child made with clone(CLONE_FILES) shares the table itself: its flagged
+Not covered: away from Linux, an int for a file that is closed before the same file gets its number again: call
+keep_on_fork() before closing it. A child made with clone(CLONE_FILES) shares the table itself: its flagged
 descriptors are dealt with where the kernel lets it have a table of its own, else left alone. What text a buffered
 file holds at the fork cannot be written by the child: flush it before.
 """
@@ -23,8 +22,6 @@ file holds at the fork cannot be written by the child: flush it before.
 from __future__ import annotations
 
 import functools
-import os
-import stat
 import weakref
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
@@ -42,7 +39,7 @@ class HasFileno(Protocol):
 _X = TypeVar("_X", bound="int | HasFileno | Callable[..., Any]")
 _D = TypeVar("_D", bound="int | HasFileno")
 
-_watched: dict[int, weakref.ref[Any]] = {}  # by number: files that only their object knows to be closed
+_watched: dict[int, weakref.ref[Any]] = {}  # by number: files that only their objects know to be closed
 _watching = False
 
 
@@ -56,10 +53,9 @@ def close_on_fork(x: _X) -> _X:
     if callable(x) and not isinstance(x, type) and not hasattr(x, "fileno"):
         return _flagging(x)
     descriptor = _descriptor_of(x, "close_on_fork")
-    atfork.flag(descriptor)
+    certain = atfork.flag(descriptor)
     _watched.pop(descriptor, None)
-    mode = os.fstat(descriptor).st_mode
-    if not isinstance(x, int) and not stat.S_ISSOCK(mode) and not stat.S_ISFIFO(mode):
+    if not certain and not isinstance(x, int):
         _watch(descriptor, x)
     return x
 

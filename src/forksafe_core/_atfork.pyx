@@ -71,8 +71,13 @@ def state():
 
 
 def flag(int fd):
-    """In every child this descriptor will be a tombstone, if it still is the same file then. OSError if not open."""
-    raise_errno(fd_flag(fd, fs_generation()))
+    """In every child this descriptor will be a tombstone, if it still is the same file then. OSError if not open.
+
+    False where the file is known only by its inode, so that the same file opened anew would pass for it.
+    """
+    cdef int certain = 0
+    raise_errno(fd_flag(fd, fs_generation(), &certain))
+    return certain != 0
 
 
 def unflag(int fd):

@@ -125,7 +125,7 @@ atfork = types.SimpleNamespace(
         "left_shared": 0,
         "wipes": False,
     },
-    flag=lambda fd: None,
+    flag=lambda fd: True,
     unflag=lambda fd: False,
     is_flagged=lambda fd: False,
     flagged=list,

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/resource.h>
@@ -18,13 +19,12 @@
 
 typedef _Atomic uint64_t word;
 
-/* How an entry knows its file, in the low bits of its mark; above them the generation that flagged it, plus one. */
-enum { BY_COOKIE = 1, BY_INODE = 2, IS_SOCKET = 4, MARK_BITS = 3 };
+/* In the low bits of a descriptor's mark; above them the generation that flagged it, plus one. 0: not flagged. */
+enum { BY_SIGNAL = 1, IS_SOCKET = 2, MARK_BITS = 2 };
 
 typedef struct {
-    word mark; /* 0: not flagged */
-    word device, inode; /* or 0 and the cookie */
-} entry;
+    word device, inode;
+} identity;
 
 /* Numbers are dense from 0 up, so the table is an array in pieces that are made when needed and stay. */
 #define PIECE 1024
@@ -32,47 +32,39 @@ typedef struct {
 
 typedef struct {
     word newest; /* the generation, plus one, that flagged something here last */
-    entry entries[PIECE];
+    word marks[PIECE]; /* apart from the rest: a child with cold caches reads these alone */
+    identity files[PIECE];
 } piece;
 
 static _Atomic(piece *) pieces[PIECES];
 static word pieces_used; /* no piece from this one on */
 static word oldest;      /* flags of earlier generations have been seen to */
 
-typedef struct {
-    uint64_t kind, device, inode;
-} identity;
-
-static int identify(int fd, identity *id) {
-    struct stat st;
-#ifdef SO_COOKIE
-    socklen_t size = sizeof id->inode;
-    if (getsockopt(fd, SOL_SOCKET, SO_COOKIE, &id->inode, &size) == 0) {
-        id->kind = BY_COOKIE | IS_SOCKET;
-        id->device = 0;
-        return 0;
-    }
-    if (errno == EBADF) return errno;
-#endif
-    if (fstat(fd, &st)) return errno;
-    id->kind = BY_INODE | (S_ISSOCK(st.st_mode) ? IS_SOCKET : 0);
-    id->device = (uint64_t)st.st_dev;
-    id->inode = (uint64_t)st.st_ino;
+/* Linux keeps with every open file the signal that F_SETSIG chose for O_ASYNC. 0 means SIGIO, and so does SIGIO: saying
+ * so marks the file without a change, and no file opened later under the same number has the mark. It is also the
+ * cheapest thing to ask: fstat() in a child with cold caches costs more than the rest. */
+static int mark_file(int fd) {
+#ifdef F_SETSIG
+    int signal = fcntl(fd, F_GETSIG);
+    return signal == SIGIO || (signal == 0 && fcntl(fd, F_SETSIG, SIGIO) == 0 && fcntl(fd, F_GETSIG) == SIGIO);
+#else
+    (void)fd;
     return 0;
+#endif
 }
 
-static int is_still(const entry *e, uint64_t mark, int fd) {
-    uint64_t device = atomic_load(&e->device), inode = atomic_load(&e->inode);
+static int is_still(const identity *file, uint64_t mark, int fd) {
     struct stat st;
-#ifdef SO_COOKIE
-    if (mark & BY_COOKIE) {
-        uint64_t cookie = 0;
-        socklen_t size = sizeof cookie;
-        return getsockopt(fd, SOL_SOCKET, SO_COOKIE, &cookie, &size) == 0 && cookie == inode;
+#ifdef F_SETSIG
+    if (mark & BY_SIGNAL) {
+        int signal = fcntl(fd, F_GETSIG);
+        if (signal == SIGIO) return 1;
+        if (signal <= 0) return 0;
+        /* somebody chose another signal since */
     }
 #endif
-    return fstat(fd, &st) == 0 && (uint64_t)st.st_dev == device && (uint64_t)st.st_ino == inode &&
-           !S_ISSOCK(st.st_mode) == !(mark & IS_SOCKET);
+    return fstat(fd, &st) == 0 && (uint64_t)st.st_dev == atomic_load(&file->device) &&
+           (uint64_t)st.st_ino == atomic_load(&file->inode) && !S_ISSOCK(st.st_mode) == !(mark & IS_SOCKET);
 }
 
 static piece *piece_of(int fd) {
@@ -92,41 +84,41 @@ static piece *make_piece(int fd) {
     return mine;
 }
 
-int fd_flag(int fd, uint64_t generation) {
-    identity id;
-    int error = identify(fd, &id);
+int fd_flag(int fd, uint64_t generation, int *certain) {
+    struct stat st;
     piece *p = piece_of(fd);
-    entry *e;
-    if (error) return error;
+    word *mark;
+    if (fstat(fd, &st)) return errno;
     if (fd / PIECE >= PIECES) return ERANGE;
     if (!p && !(p = make_piece(fd))) return ENOMEM;
-    e = &p->entries[fd % PIECE];
-    atomic_store(&e->mark, 0); /* a fork just now finds it not flagged yet, never half flagged */
-    atomic_store(&e->device, id.device);
-    atomic_store(&e->inode, id.inode);
+    *certain = mark_file(fd);
+    mark = &p->marks[fd % PIECE];
+    atomic_store(mark, 0); /* a fork just now finds it not flagged yet, never half flagged */
+    atomic_store(&p->files[fd % PIECE].device, (uint64_t)st.st_dev);
+    atomic_store(&p->files[fd % PIECE].inode, (uint64_t)st.st_ino);
     atomic_store(&p->newest, generation + 1);
-    atomic_store(&e->mark, (generation + 1) << MARK_BITS | id.kind);
+    atomic_store(mark, (generation + 1) << MARK_BITS | (*certain ? BY_SIGNAL : 0) |
+                           (S_ISSOCK(st.st_mode) ? IS_SOCKET : 0));
     return 0;
 }
 
-/* Its mark, if nobody has dealt with it yet. */
-static uint64_t mark_of(const entry *e) {
-    uint64_t mark = atomic_load(&e->mark);
-    return mark >> MARK_BITS > atomic_load(&oldest) ? mark : 0;
+/* 0, too, where somebody has dealt with it already. */
+static uint64_t still_due(const word *mark, uint64_t since) {
+    uint64_t m = atomic_load_explicit(mark, memory_order_acquire);
+    return m >> MARK_BITS > since ? m : 0;
 }
 
 int fd_unflag(int fd) {
     piece *p = piece_of(fd);
     int was = fd_is_flagged(fd);
-    if (p) atomic_store(&p->entries[fd % PIECE].mark, 0);
+    if (p) atomic_store(&p->marks[fd % PIECE], 0);
     return was;
 }
 
 int fd_is_flagged(int fd) {
     piece *p = piece_of(fd);
-    entry *e = p ? &p->entries[fd % PIECE] : NULL;
-    uint64_t mark = e ? mark_of(e) : 0;
-    return mark && is_still(e, mark, fd);
+    uint64_t mark = p ? still_due(&p->marks[fd % PIECE], atomic_load(&oldest)) : 0;
+    return mark && is_still(&p->files[fd % PIECE], mark, fd);
 }
 
 int fd_next_flagged(int fd) {
@@ -243,9 +235,8 @@ static void clean_up(tombstones *t) {
 
 int fd_tombstone(int fd) {
     tombstones t = {.socket = -1, .file = -1};
-    identity id;
-    int error = identify(fd, &id);
-    if (!error) error = bury(&t, fd, id.kind);
+    struct stat st;
+    int error = fstat(fd, &st) ? errno : bury(&t, fd, S_ISSOCK(st.st_mode) ? IS_SOCKET : 0);
     clean_up(&t);
     return error;
 }
@@ -257,9 +248,9 @@ void fd_in_child(uint64_t generation) {
         piece *p = atomic_load(&pieces[number]);
         if (!p || atomic_load(&p->newest) <= since) continue;
         for (int i = 0; i < PIECE; i++) {
-            uint64_t mark = mark_of(&p->entries[i]);
+            uint64_t mark = still_due(&p->marks[i], since);
             int fd = (int)(number * PIECE) + i;
-            if (mark && is_still(&p->entries[i], mark, fd)) bury(&t, fd, mark);
+            if (mark && is_still(&p->files[i], mark, fd)) bury(&t, fd, mark);
         }
     }
     clean_up(&t);

@@ -5,16 +5,17 @@
  *     hits a stranger's file, and nothing can be sent to or received from what was flagged. A socket becomes one
  *     whose peer has gone (send: EPIPE, recv: end of file), anything else a file that cannot be read, written or
  *     waited for (EBADF).
- *   - Only the very file that was flagged is replaced: a socket is known by its cookie, which the kernel never gives
- *     twice, anything else by (st_dev, st_ino). A number that was closed and reused is left alone.
+ *   - Only the very file that was flagged is replaced; a number that was closed and reused is left alone. On Linux the
+ *     open file itself is marked. Elsewhere, and where that is not allowed, it is known by (st_dev, st_ino).
  *   - A fork costs nothing for descriptors that are not flagged, and about two system calls for one that is.
  *
  * Why that survives fork: the table is read in the pthread_atfork child handler, with system calls only. Entries
  * carry the generation that flagged them, so that a child need not write to the table to be done with it.
  * Tombstones are made in the child: one kept ready in the parent could be closed by anybody.
  *
- * Not covered: files that cannot be told apart by (st_dev, st_ino), when one is closed and another opened under its
- * number: the same regular file again, or two of epoll, eventfd, timerfd. The layer above takes their flags away.
+ * Not covered: where only (st_dev, st_ino) is known, the same regular file (or another epoll, eventfd, timerfd) opened
+ * under the number of one that was closed; the layer above is told which these are. A flagged file that dup2() puts
+ * over another flagged number, whose file is closed by that, counts as flagged there.
  * Where no tombstone can be made at all (no free number and a limit below the flagged one), it is closed.
  */
 #ifndef FORKSAFE_DESCRIPTORS_H
@@ -23,7 +24,7 @@
 #include <stdint.h>
 
 /* All return 0 or an errno value, but for the two that answer a question. */
-int fd_flag(int fd, uint64_t generation);
+int fd_flag(int fd, uint64_t generation, int *certain); /* certain: by its mark */
 int fd_unflag(int fd);        /* 1: it was flagged */
 int fd_is_flagged(int fd);    /* 1: in a child it would be replaced now */
 int fd_next_flagged(int fd);  /* the first flagged descriptor from fd on; -1: there is none */

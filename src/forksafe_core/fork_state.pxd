@@ -41,7 +41,7 @@ cdef extern from "fork_state.h" nogil:
     void atomic_store(fs_word *word, uint64_t value)
 
 cdef extern from "descriptors.h" nogil:
-    int fd_flag(int fd, uint64_t generation)
+    int fd_flag(int fd, uint64_t generation, int *certain)
     bint fd_unflag(int fd)
     bint fd_is_flagged(int fd)
     int fd_next_flagged(int fd)
