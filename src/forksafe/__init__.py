@@ -5,9 +5,15 @@ How this package is laid out, lowest first; each file's contract is at its top:
   errors.py      every exception and warning
   locks.py       Lock, RLock, Condition, Event, Barrier, Semaphore, BoundedSemaphore, local
   hooks.py       register_at_fork, before, after_in_parent, after_in_child
-  protecting.py  protect(): standard objects that exist already
+  descriptors.py close_on_fork, keep_on_fork
+  finding.py     which descriptors a value has
+  resources.py   @resource
+  pool.py        ConnectionPool
+  protecting.py  protect(): objects that exist already
+  adapters.py    what protect() knows of other libraries
   imports.py     modules that a vanished thread was importing
   streams.py     standard streams and log files that a vanished thread was writing to
+  connecting.py  connections that the program opens, flagged on their own
   patching.py    install(): threading's factories replaced, and back
   testing.py     run_in_child()
   demo.py        forksafe demo
@@ -20,7 +26,16 @@ from __future__ import annotations
 
 import sys as _sys
 
-from forksafe.errors import ChildError, ChildTimeout, ForkHazardWarning
+from forksafe.errors import (
+    ChildError,
+    ChildTimeout,
+    ForkHazardWarning,
+    InheritedConnectionError,
+    InheritedResourceError,
+    PoolClosed,
+    PoolTimeout,
+    UnknownDescriptorsWarning,
+)
 from forksafe.hooks import Registration, after_in_child, after_in_parent, before, register_at_fork
 from forksafe.locks import Barrier, BoundedSemaphore, Condition, Event, Lock, RLock, Semaphore, local
 from forksafe_core import atfork as _atfork
@@ -28,8 +43,12 @@ from forksafe_core import atfork as _atfork
 TYPE_CHECKING = False  # importing typing takes longer than all the rest
 if TYPE_CHECKING:
     from forksafe import testing
+    from forksafe.descriptors import close_on_fork, keep_on_fork
+    from forksafe.finding import register_finder
     from forksafe.patching import install, uninstall
+    from forksafe.pool import ConnectionPool, PoolStats
     from forksafe.protecting import protect, register_adapter, unprotect
+    from forksafe.resources import Resource, resource
 
 __version__ = "0.1.0"
 
@@ -39,32 +58,51 @@ __all__ = [
     "ChildError",
     "ChildTimeout",
     "Condition",
+    "ConnectionPool",
     "Event",
     "ForkHazardWarning",
+    "InheritedConnectionError",
+    "InheritedResourceError",
     "Lock",
+    "PoolClosed",
+    "PoolStats",
+    "PoolTimeout",
     "RLock",
     "Registration",
+    "Resource",
     "Semaphore",
+    "UnknownDescriptorsWarning",
     "after_in_child",
     "after_in_parent",
     "before",
+    "close_on_fork",
     "generation",
     "install",
+    "keep_on_fork",
     "local",
     "protect",
     "register_adapter",
     "register_at_fork",
+    "register_finder",
+    "resource",
     "testing",
     "uninstall",
     "unprotect",
 ]
 
 _at_first_use = {
+    "ConnectionPool": "forksafe.pool",
+    "PoolStats": "forksafe.pool",
+    "Resource": "forksafe.resources",
+    "close_on_fork": "forksafe.descriptors",
     "install": "forksafe.patching",
-    "uninstall": "forksafe.patching",
+    "keep_on_fork": "forksafe.descriptors",
     "protect": "forksafe.protecting",
-    "unprotect": "forksafe.protecting",
     "register_adapter": "forksafe.protecting",
+    "register_finder": "forksafe.finding",
+    "resource": "forksafe.resources",
+    "uninstall": "forksafe.patching",
+    "unprotect": "forksafe.protecting",
 }
 
 

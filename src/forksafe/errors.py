@@ -2,11 +2,40 @@
 
 from __future__ import annotations
 
-__all__ = ["ChildError", "ChildTimeout", "ForkHazardWarning"]
+__all__ = [
+    "ChildError",
+    "ChildTimeout",
+    "ForkHazardWarning",
+    "InheritedConnectionError",
+    "InheritedResourceError",
+    "PoolClosed",
+    "PoolTimeout",
+    "UnknownDescriptorsWarning",
+]
 
 
 class ForkHazardWarning(RuntimeWarning):
     """A fork went ahead although something was alive that breaks, or may be torn, in the child."""
+
+
+class UnknownDescriptorsWarning(ForkHazardWarning):
+    """A connection was given to forksafe whose descriptors it could not find: a child would share them."""
+
+
+class InheritedConnectionError(RuntimeError):
+    """A connection that a pool handed out before the fork was used through the pool in a child."""
+
+
+class InheritedResourceError(RuntimeError):
+    """A value of a resource made with on_fork="raise" was asked for in a child of the process that made it."""
+
+
+class PoolClosed(RuntimeError):
+    """A connection was asked of a ConnectionPool that is closed."""
+
+
+class PoolTimeout(TimeoutError):
+    """A ConnectionPool had no connection to give in time."""
 
 
 class ChildError(RuntimeError):

@@ -87,6 +87,15 @@ forksafe.after_in_child(3)  # type: ignore[type-var]
 forksafe.register_at_fork(before=print).run()  # type: ignore[attr-defined]
 
 
+# Descriptors.
+
+forksafe.close_on_fork("3")  # type: ignore[type-var]
+forksafe.close_on_fork(None)  # type: ignore[type-var]
+forksafe.close_on_fork(3).close()  # type: ignore[attr-defined]
+forksafe.keep_on_fork(print)  # type: ignore[type-var]
+forksafe.keep_on_fork()  # type: ignore[call-arg]
+
+
 # The rest.
 
 text: str = forksafe.generation()  # type: ignore[assignment]

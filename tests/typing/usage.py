@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -174,6 +175,24 @@ def third() -> list[int]:
 assert_type(second(), int)
 assert_type(third(), "list[int]")
 as_callable: Callable[[], int] = second
+
+
+# Descriptors.
+
+with socket.create_server(("127.0.0.1", 0)) as server:
+    assert_type(forksafe.close_on_fork(server), socket.socket)
+    assert_type(forksafe.keep_on_fork(server), socket.socket)
+assert_type(forksafe.close_on_fork(3), int)
+connect = forksafe.close_on_fork(socket.create_connection)
+assert_type(connect(("127.0.0.1", 1)), socket.socket)
+
+
+@forksafe.close_on_fork
+def opened(path: str) -> int:
+    return 3
+
+
+assert_type(opened("x"), int)
 
 
 # The rest.
