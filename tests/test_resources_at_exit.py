@@ -1,0 +1,247 @@
+"""Clean-up of resources at exit: in the process that made the value, by whichever way it ends, and in no other."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from conftest import SYS_CLONE, python, script, succeeds
+from sessions import serving
+
+HEADER = f"""
+import atexit, functools, multiprocessing, os, sys, threading
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import forksafe
+
+def say(*what):
+    os.write(1, (" ".join(map(str, what)) + "\\n").encode())
+
+def wait(pid):
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+"""
+
+
+def run(tmp_path, text, *arguments):
+    """Run a program in a fresh interpreter."""
+    program = script(tmp_path / "program.py", HEADER + textwrap.dedent(text))
+    return python(program, *map(str, arguments))
+
+
+def printed(tmp_path, text, *arguments):
+    """The lines that a program prints, which ends well."""
+    return succeeds(run(tmp_path, text, *arguments)).splitlines()
+
+
+@pytest.fixture
+def lines(tmp_path):
+    """lines(program, *arguments): what printed() returns."""
+    return lambda *program: printed(tmp_path, *program)
+
+
+def test_last_made_first(lines):
+    assert lines("""
+        def make(name):
+            @forksafe.resource
+            def value():
+                yield name
+                say("end", name)
+            return value
+        a, b, c = map(make, "abc")
+        d = forksafe.resource(lambda: "d", close=lambda value: say("end", value))
+        for each in b, d, a, c, b:
+            each()
+        say("exit")
+    """) == ["exit", "end c", "end a", "end d", "end b"]
+
+
+def test_not_what_was_never_made_or_closed_already(lines):
+    assert lines("""
+        a = forksafe.resource(lambda: "a", close=lambda value: say("end", value))
+        b = forksafe.resource(lambda: "b", close=lambda value: say("end", value))
+        a()
+        a.close()
+        say("exit")
+    """) == ["end a", "exit"]
+
+
+def test_each_process_its_own(lines):
+    assert lines("""
+        db = forksafe.resource(os.getpid, close=lambda pid: say("end", pid == os.getpid(), pid == parent))
+        parent = db()
+        pid = os.fork()
+        if not pid:
+            sys.exit()  # the inherited value only: nothing to do
+        wait(pid)
+        say("the first child has ended")
+        pid = os.fork()
+        if not pid:
+            db()
+            sys.exit()
+        wait(pid)
+        say("the second child has ended")
+    """) == [
+        "the first child has ended", "end True False", "the second child has ended", "end True True",
+    ]  # fmt: skip
+
+
+def test_control_atexit_runs_in_the_child_too(lines):
+    assert lines("""
+        atexit.register(lambda: say("end", os.getpid() == parent))
+        parent = os.getpid()
+        pid = os.fork()
+        if pid:
+            wait(pid)
+    """) == ["end False", "end True"]
+
+
+PARENTS_SESSION = """
+    from sessions import Client
+    port = int(sys.argv[1])
+    {db}
+    mine = db().session
+    {fork}
+    if not pid:
+        sys.exit()
+    wait(pid)
+    say(db().session == mine)
+"""
+FORKS = {
+    "os.fork": "pid = os.fork()",
+    "C fork": "import ctypes; pid = ctypes.PyDLL(None).fork()",
+}
+if sys.platform == "linux" and SYS_CLONE:
+    call = f"syscall({SYS_CLONE}, signal.SIGCHLD, 0, 0, 0, 0)"
+    FORKS["raw clone"] = f"import ctypes, signal; pid = ctypes.PyDLL(None).{call}"
+
+
+@pytest.mark.parametrize("how", list(FORKS))
+def test_a_child_that_exits_leaves_the_parents_session(lines, how):
+    with serving() as server:
+        text = PARENTS_SESSION.format(
+            db="db = forksafe.resource(lambda: Client(port), close=Client.close)", fork=FORKS[how]
+        )
+        assert lines(text, server.port) == ["True"]
+
+
+def test_control_a_cached_connection_loses_its_session(tmp_path):
+    with serving() as server:
+        text = PARENTS_SESSION.format(
+            db="db = functools.lru_cache(lambda: Client(port))\n    client = db()", fork=FORKS["os.fork"]
+        )
+        result = run(tmp_path, text, server.port)
+        assert result.returncode == 1
+        assert "ConnectionError" in result.stderr or "BrokenPipeError" in result.stderr, result.stderr
+
+
+def test_not_after_os_exit(lines):
+    assert lines("""
+        db = forksafe.resource(lambda: 1, close=lambda value: say("end"))
+        db()
+        say("exit")
+        os._exit(0)
+    """) == ["exit"]
+
+
+MULTIPROCESSING = """
+    db = forksafe.resource(os.getpid, close=lambda pid: say("end", pid == os.getpid(), pid == parent))
+    parent = None
+
+    def work():
+        {work}
+
+    if __name__ == "__main__":
+        parent = db()
+        process = multiprocessing.get_context({method!r}).Process(target=work)
+        process.start()
+        process.join(20)
+        assert process.exitcode == 0, process.exitcode
+        say("joined")
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_a_multiprocessing_child(lines, method):
+    assert lines(MULTIPROCESSING.format(work="db()", method=method)) == ["end True False", "joined", "end True True"]
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_a_multiprocessing_child_that_never_asks(lines, method):
+    assert lines(MULTIPROCESSING.format(work="pass", method=method)) == ["joined", "end True True"]
+
+
+def test_control_multiprocessing_children_skip_atexit(lines):
+    work = 'atexit.register(lambda: say("end in the child"))'
+    assert lines(MULTIPROCESSING.format(work=work, method="fork")) == ["joined", "end True True"]
+
+
+def test_a_child_of_a_multiprocessing_child(lines):
+    work = 'db(); pid = os.fork(); pid or (db(), say("grandchild"), sys.exit()); wait(pid)'
+    assert lines(MULTIPROCESSING.format(work=work, method="fork")) == [
+        "grandchild", "end True False", "end True False", "joined", "end True True",
+    ]  # fmt: skip
+
+
+def test_a_process_pools_worker(lines):
+    assert lines("""
+        from concurrent.futures import ProcessPoolExecutor
+        db = forksafe.resource(os.getpid, close=lambda pid: say("end", pid == os.getpid(), pid == parent))
+        parent = db()
+
+        def ask():
+            return db() == os.getpid() != parent
+
+        with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as pool:
+            assert pool.submit(ask).result(20)
+        say("joined")
+    """) == ["end True False", "joined", "end True True"]
+
+
+def test_a_clean_up_that_raises_does_not_stop_the_others(tmp_path):
+    text = """
+        a = forksafe.resource(lambda: "a", close=lambda value: say("end", value))
+        b = forksafe.resource(lambda: "b", close=lambda value: 1 / 0)
+        c = forksafe.resource(lambda: "c", close=lambda value: sys.exit(3))
+        a(), b(), c()
+    """
+    result = run(tmp_path, text)
+    assert (result.returncode, result.stdout) == (0, "end a\n")
+    assert "ZeroDivisionError" in result.stderr and "SystemExit" in result.stderr
+
+
+def test_a_clean_up_that_asks_for_another_value(lines):
+    assert lines("""
+        log = forksafe.resource(lambda: "log", close=lambda value: say("end log"))
+        db = forksafe.resource(lambda: "db", close=lambda value: (log(), say("end db")))
+        log(), db()
+        log.close()
+    """) == ["end log", "end db", "end log"]
+
+
+def test_threads_that_still_run_and_threads_that_ended(lines):
+    assert lines("""
+        db = forksafe.resource(lambda: threading.current_thread().name, close=lambda name: say("end", name),
+                               per_thread=True)
+        db()
+        ended = threading.Thread(target=db, name="ended")
+        ended.start()
+        ended.join()
+        started = threading.Event()
+        runs = threading.Thread(target=lambda: (db(), started.set(), threading.Event().wait()), name="runs", daemon=True)
+        runs.start()
+        started.wait(10)
+        say("exit")
+    """) == ["end ended", "exit", "end runs", "end MainThread"]
+
+
+def test_values_made_in_a_child_only(lines):
+    assert lines("""
+        db = forksafe.resource(lambda: 1, close=lambda value: say("end"))
+        pid = os.fork()
+        if not pid:
+            db()
+            sys.exit()
+        wait(pid)
+        say("exit")
+    """) == ["end", "exit"]

@@ -1,0 +1,152 @@
+"""resource(per_thread=True): one value for each thread."""
+
+from __future__ import annotations
+
+import sys
+import threading
+
+import pytest
+from conftest import threads
+from sessions import Client, serving
+
+import forksafe
+from forksafe.testing import run_in_child
+
+
+@pytest.fixture(scope="module")
+def server():
+    with serving() as running:
+        yield running
+
+
+@pytest.fixture
+def db(server):
+    db = forksafe.resource(lambda: Client(server.port), close=Client.close, per_thread=True)
+    yield db
+    db.close()
+
+
+def test_each_thread_has_its_own(db):
+    mine = db()
+    others = []
+    with threads(lambda: others.append((db(), db(), db.made)), 3):
+        pass
+    assert db() is mine
+    assert len({id(first) for first, _, _ in others} | {id(mine)}) == 4
+    assert all(first is second and made for first, second, made in others)
+
+
+def test_cleaned_up_when_its_thread_ends(db):
+    values = []
+    cleaned_in = []
+    each = forksafe.resource(
+        lambda: object(), close=lambda _: cleaned_in.append(threading.get_ident()), per_thread=True
+    )
+    with threads(lambda: (values.append((db(), threading.get_ident())), each()), 1):
+        pass
+    (client, ident), *_ = values
+    assert client.sock.fileno() == -1
+    assert cleaned_in == [ident]  # in the thread itself, as sqlite3 wants it
+
+
+def test_control_a_plain_thread_local_does_not_clean_up(server):
+    kept = []
+    local = threading.local()
+
+    def use():
+        local.client = Client(server.port)
+        kept.append(local.client)
+
+    with threads(use, 1):
+        pass
+    assert kept[0].sock.fileno() >= 0
+    kept[0].close()
+
+
+def test_empty_in_a_child_for_the_thread_that_forked_too(db, busy, fork):
+    mine = db().session
+    theirs = []
+    other = busy(lambda: theirs.append(db()))
+
+    def child():
+        made = db.made
+        return made, db().session, db.made
+
+    made, session, made_then = run_in_child(child, fork=fork)
+    assert (made, made_then) == (False, True) and session not in (mine, theirs[0].session)
+    assert db().session == mine
+    assert theirs[0].ask("alive").endswith("alive")
+    other.end()
+
+
+def test_a_vanished_threads_value_is_left_alone(db, busy):
+    theirs = []
+    other = busy(lambda: theirs.append(db()))
+
+    def child():
+        db.close()
+        return theirs[0].sock.fileno() >= 0
+
+    assert run_in_child(child)
+    assert theirs[0].ask("alive").endswith("alive")
+    other.end()
+
+
+def test_control_the_parents_thread_local_is_shared_with_the_survivor(server):
+    local = threading.local()
+    local.client = Client(server.port)
+    mine = local.client.session
+    assert run_in_child(lambda: local.client.session) == mine
+
+
+def test_close_ends_those_of_all_threads(db, busy):
+    theirs = []
+    other = busy(lambda: theirs.append(db()))
+    mine = db()
+    db.close()
+    assert mine.sock.fileno() == theirs[0].sock.fileno() == -1
+    assert not db.made and db() is not mine
+    other.end()
+
+
+def test_close_raises_and_still_ends_the_others(server, busy, monkeypatch):
+    ended, reported = [], []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: reported.append(str(unraisable.exc_value)))
+
+    def clean_up(client):
+        ended.append(client)
+        client.close()
+        raise ValueError(f"cannot end number {len(ended)}")
+
+    db = forksafe.resource(lambda: Client(server.port), close=clean_up, per_thread=True)
+    db()
+    other = busy(lambda: db())
+    with pytest.raises(ValueError, match="cannot end number 1"):
+        db.close()
+    assert len(ended) == 2 and reported == ["cannot end number 2"]
+    other.end()
+
+
+def test_on_fork_raise(server, fork):
+    db = forksafe.resource(lambda: Client(server.port), per_thread=True, on_fork="raise")
+    db()
+
+    def refused():
+        with pytest.raises(forksafe.InheritedResourceError):
+            db()
+        return True
+
+    assert run_in_child(refused, fork=fork)
+
+
+def test_generator(server):
+    ended = []
+
+    @forksafe.resource(per_thread=True)
+    def db():
+        yield Client(server.port)
+        ended.append(threading.get_ident())
+
+    with threads(lambda: db(), 2):
+        pass
+    assert len(ended) == 2 and threading.get_ident() not in ended
