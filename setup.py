@@ -18,6 +18,7 @@ SOURCES = {
     "_atfork": [HERE + "fork_state.c", HERE + "descriptors.c"],
     "_locks": [*LOCK_WORD, HERE + "plain_new.c"],
     "_local": [],
+    "_checkout": [HERE + "parking.c", HERE + "context_methods.c"],
     "_semaphores": [*LOCK_WORD, HERE + "semaphore_word.c", HERE + "permits.c"],
 }
 

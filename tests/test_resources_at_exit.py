@@ -228,8 +228,8 @@ def test_threads_that_still_run_and_threads_that_ended(lines):
         ended.start()
         ended.join()
         started = threading.Event()
-        runs = threading.Thread(target=lambda: (db(), started.set(), threading.Event().wait()), name="runs", daemon=True)
-        runs.start()
+        work = lambda: (db(), started.set(), threading.Event().wait())
+        threading.Thread(target=work, name="runs", daemon=True).start()
         started.wait(10)
         say("exit")
     """) == ["end ended", "exit", "end runs", "end MainThread"]

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import python, script, succeeds
+from conftest import FORKS, python, script, succeeds
 from sessions import Client, serving
 from test_resources_at_exit import printed
 
@@ -59,11 +59,10 @@ def test_from_child_to_grandchild(db):
     assert ours == theirs == mine and not made and anew != mine
 
 
-def test_a_fork_made_by_c_transfers_nothing(db, fork, fork_name):
-    if fork_name == "os.fork":
-        pytest.skip("that one transfers")
+@pytest.mark.parametrize("how", [how for how in FORKS if how != "os.fork"])
+def test_a_fork_made_by_c_transfers_nothing(db, how):
     mine = db().session
-    assert run_in_child(lambda: db().session, fork=fork) != mine
+    assert run_in_child(lambda: db().session, fork=FORKS[how]) != mine
     assert db().session == mine
 
 
@@ -79,18 +78,19 @@ def test_control_discard_leaves_it_with_the_parent(server):
     db.close()
 
 
-def test_no_descriptors_are_left_behind(db):
+@pytest.mark.skipif(sys.platform != "linux", reason="counts descriptors in /proc")
+def test_no_descriptors_are_left_behind_but_the_tombstones():
     def count():
         return len(os.listdir("/proc/self/fd"))
 
-    if sys.platform != "linux":
-        pytest.skip("counts descriptors in /proc")
-    forksafe.resource(lambda: 1)()
-    run_in_child(lambda: None)
+    null = forksafe.resource(lambda: open(os.devnull), close=lambda file: file.close(), on_fork="transfer")
+    null()
     before = count()
+    assert run_in_child(count) == before + 3  # its pipe and its file for run_in_child()
     for _ in range(5):
+        null()
         run_in_child(lambda: None)
-    assert count() == before
+    assert count() == before + 5
 
 
 def test_a_fork_that_fails_changes_nothing(tmp_path, server):

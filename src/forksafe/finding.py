@@ -201,10 +201,10 @@ class _Walk:
                 return
             self._take(descriptor, obj)
         else:
-            if plan.opaque:
+            parts = [part for look in plan.looks for part in look(obj)]
+            if plan.opaque and not any(_has_descriptors(part) for part in parts):
                 self.opaque.append(obj)
-            for look in plan.looks:
-                further += look(obj)
+            further += parts
 
     def _ask(self, obj: Any, finder: Finder, further: list[Any]) -> None:
         try:
@@ -280,6 +280,11 @@ def _make_plan(cls: type) -> _Plan:
         return _Plan(understood=late)
     opaque = not finders.OPAQUE.isdisjoint(names) or (not late and _hides_a_connection(cls))
     return _Plan(only_as_value=only_as_value, understood=late, opaque=opaque, looks=tuple(_looks(cls.__mro__)))
+
+
+def _has_descriptors(obj: Any) -> bool:
+    plan = _plan_of(type(obj))
+    return plan.fileno or plan.finder is not None
 
 
 def _looks(bases: tuple[type, ...]) -> Iterator[Callable[[Any], Iterable[Any]]]:

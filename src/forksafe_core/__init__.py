@@ -13,6 +13,7 @@ _locks.pyx           Lock, RLock
 lock_extras.pxi      their on_orphan and hold
 _semaphores.pyx      Semaphore, BoundedSemaphore
 _local.pyx           local
+_checkout.pyx        things that are lent and come back
 _pure.py             the same names where there is no fork
 
 IMPL is "compiled" where there is fork, else "pure". A platform with fork has no fallback: locks that only look
@@ -25,6 +26,7 @@ TYPE_CHECKING = False  # importing typing takes longer than all the rest
 if TYPE_CHECKING or hasattr(_os, "fork"):  # type checkers see the compiled core everywhere
     try:
         import forksafe_core._atfork as atfork
+        from forksafe_core._checkout import Checkout, Item, Slots, Waiter
         from forksafe_core._local import local
         from forksafe_core._locks import Lock, RLock, held_across_forks, hold_timeout, holder
         from forksafe_core._semaphores import BoundedSemaphore, Semaphore
@@ -38,9 +40,13 @@ if TYPE_CHECKING or hasattr(_os, "fork"):  # type checkers see the compiled core
 else:
     from forksafe_core._pure import (
         BoundedSemaphore,
+        Checkout,
+        Item,
         Lock,
         RLock,
         Semaphore,
+        Slots,
+        Waiter,
         atfork,
         held_across_forks,
         hold_timeout,
@@ -53,9 +59,13 @@ else:
 __all__ = [
     "IMPL",
     "BoundedSemaphore",
+    "Checkout",
+    "Item",
     "Lock",
     "RLock",
     "Semaphore",
+    "Slots",
+    "Waiter",
     "atfork",
     "held_across_forks",
     "hold_timeout",

@@ -1,0 +1,177 @@
+"""Connections that the program opens, flagged on their own: for install(connections=True).
+
+Guarantees: in every child a tombstone lies over each connection that this program opened meanwhile
+  - by a Python socket that calls connect() or connect_ex(), seen by the audit event that precedes it, so that there is
+    no moment at which a fork would share it;
+  - by psycopg, psycopg2 or mysqlclient, whose sockets are libpq's and libmysqlclient's own: when they have connected,
+    and once more before each fork, for they may have reconnected since.
+What it belongs to is protected as soon as it is made, where protect() knows how: see _KINDS.
+
+Left alone: datagram sockets (to share one is harmless, and statsd and syslog clients have nothing but one); what was
+accepted, listens, or came from socketpair(), and pipes, so that prefork servers work; what multiprocessing connects
+for itself, and a Client() of its own, which may be an argument of a forked Process; the sockets of logging.handlers,
+which write to one end only and would lose the first record in the child.
+
+Why that survives fork: the flags are in the C table, which children have too; in a child, and in its children, the
+audit hook and the changed classes go on.
+
+Not covered: connections that C code makes, but for those three drivers (uvloop, gRPC, ODBC, mysql-connector's C
+extension); instances of psycopg2's connection class made without psycopg2.connect(). keep_on_fork() is for programs
+that connect and let a child have the connection: daemons, and clients that fork for each one.
+"""
+
+from __future__ import annotations
+
+import _socket
+import functools
+import sys
+import weakref
+from collections.abc import Callable
+from types import FrameType, ModuleType
+from typing import Any
+
+from forksafe import finding, watching
+from forksafe.descriptors import close_on_fork
+from forksafe.hooks import Registration, register_at_fork
+from forksafe.protecting import protect
+from forksafe_core import atfork
+
+__all__ = ["WATCHED", "install", "uninstall"]
+
+_STREAMS = (_socket.SOCK_STREAM, _socket.SOCK_SEQPACKET)
+_fileno = _socket.socket.fileno
+_type_of = _socket.socket.type.__get__  # type: ignore[attr-defined]
+
+_LEFT_ALONE = {
+    f"{package}.{where}"
+    for package in ("multiprocessing", "multiprocess", "billiard")
+    for where in ("connection.SocketClient", "forkserver.connect_to_new_process")
+}
+_NEAR = 4  # frames from connect(): a function between, and what gevent puts there
+
+_on = False
+_hooked = False
+_registration: Registration | None = None
+_changed: list[tuple[Any, str, Any, Any]] = []  # owner, name, what was there, ours
+_connections: dict[int, weakref.ref[Any]] = {}  # of drivers, by id
+
+
+def install() -> None:
+    """From now on, flag what the program connects. Raises RuntimeError when another audit hook forbids to look."""
+    global _on, _registration
+    _add_audit_hook()
+    _on = True
+    _registration = register_at_fork(before=_look_again, after_in_child=_connections.clear)
+    for name, attribute, then in _KINDS:
+        watching.when_imported(name, functools.partial(_change, attribute, then))
+
+
+def uninstall() -> None:
+    """What is connected from now on is shared with children again; what is flagged stays flagged."""
+    global _on, _registration
+    _on = False
+    watching.forget()
+    for owner, name, before, ours in reversed(_changed):
+        if vars(owner).get(name) is not ours:  # somebody else has changed it since; ours does nothing any more
+            continue
+        if before is None:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, before)
+    _changed.clear()
+    _connections.clear()
+    if _registration is not None:
+        _registration.unregister()
+        _registration = None
+
+
+def _add_audit_hook() -> None:
+    """Once for good: it cannot be removed. While nothing is installed it costs a comparison for each event."""
+    if not _hooked:
+        sys.addaudithook(_audit)
+        sys.audit("forksafe.connecting")  # tells whether it is there: a hook that forbids others makes no error
+    if not _hooked:
+        raise RuntimeError("install(connections=True): an audit hook of this program forbids to add another")
+
+
+def _audit(event: str, args: tuple[Any, ...]) -> None:
+    global _hooked
+    if event == "socket.connect":
+        if _on and args and issubclass(type(args[0]), _socket.socket):
+            _connects(args[0], sys._getframe(1))
+    elif event == "forksafe.connecting":
+        _hooked = True
+
+
+def _connects(sock: Any, frame: FrameType) -> None:
+    descriptor = _fileno(sock)
+    if descriptor < 0 or _type_of(sock) not in _STREAMS or _is_left_alone(frame):
+        return
+    try:
+        if not atfork.flag(descriptor):
+            close_on_fork(sock)  # which knows how to tell that it has been closed
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno is None:  # it came from a signal handler, as TimeoutError may
+            raise
+
+
+def _is_left_alone(caller: FrameType) -> bool:
+    frame: FrameType | None = caller
+    for _ in range(_NEAR):
+        if frame is None:
+            return False
+        module = frame.f_globals.get("__name__")
+        if module == "logging.handlers" or f"{module}.{frame.f_code.co_name}" in _LEFT_ALONE:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _look_again() -> None:
+    for reference in list(_connections.values()):
+        connection = reference()
+        if connection is not None:
+            finding.flag(connection)
+
+
+def _connected(connection: Any) -> None:
+    """A driver made this connection."""
+    key = id(connection)
+    _connections[key] = weakref.ref(connection, lambda _: _connections.pop(key, None))
+    found = finding.flag(connection)
+    if found.unknown:
+        finding.warn_unknown(connection, "forksafe run --connections", found, stacklevel=5)
+
+
+def _change(attribute: str, then: Callable[[Any], object], module: ModuleType) -> None:
+    """Have then(made) called with everything that this class or function of the module makes, and has made."""
+    makes = getattr(module, attribute)
+    owner, name = (makes, "__init__") if isinstance(makes, type) else (module, attribute)
+    make = getattr(owner, name)
+    if any(make is ours for _, _, _, ours in _changed):
+        return
+
+    @functools.wraps(make)
+    def ours(*args: Any, **kwargs: Any) -> Any:
+        made = make(*args, **kwargs)
+        if _on:
+            _quietly(then, made if made is not None else args[0])
+        return made
+
+    _changed.append((owner, name, vars(owner).get(name), ours))
+    setattr(owner, name, ours)
+
+
+def _quietly(then: Callable[[Any], object], made: Any) -> None:
+    try:
+        then(made)
+    except Exception as error:  # the program connects as without us
+        atfork.write_unraisable(error, then)
+
+
+_KINDS: tuple[tuple[str, str, Callable[[Any], object]], ...] = (
+    ("psycopg.connection", "BaseConnection", _connected),
+    ("psycopg2", "_connect", _connected),
+    ("MySQLdb.connections", "Connection", _connected),
+    ("asyncio.selector_events", "BaseSelectorEventLoop", protect),
+)

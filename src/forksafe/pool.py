@@ -1,0 +1,496 @@
+"""ConnectionPool: connections of any driver, which no child ever shares with its parent.
+
+Guarantees
+  - In a child the pool is empty and has all its room, also what threads that vanished had taken; it connects anew.
+    What the parent had, idle or handed out, is dead there before any Python runs: its descriptors are tombstones. It
+    is kept alive for good, so no finaliser of it runs. Giving it back, the end of its `with` block, collection and
+    exit do nothing to it. This holds whichever way the fork was made.
+  - Who waits is served first come, first served, by whatever is there first: a connection that comes back, or a new
+    one. connect() is called in a thread of its own, so one that hangs keeps nobody beyond the timeout; what it raises
+    goes to whoever has waited longest.
+  - When nothing is unusual, taking and giving back takes no lock and no system call.
+  - No thread exists that has nothing to do: one for each connect() under way, and one while there are more
+    connections than min_size, to close idle ones. That one stops for a fork and goes on after it.
+
+Why that survives fork: everything that changes lies in one object for each generation, which a child leaves alone.
+
+Not covered: a connection that a vanished thread was just making. The child neither uses nor closes it, but its socket
+stays open there. SQLite's connections to files must not cross a fork: idle ones are closed before it, and those
+handed out are a ForkHazardWarning; a fork that Python did not make closes nothing and warns of nothing.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from forksafe.errors import ForkHazardWarning, InheritedConnectionError, PoolClosed, PoolTimeout
+from forksafe.hooks import register_at_fork
+from forksafe.owned import Terms
+from forksafe.pool_threads import STOP_TIMEOUT, Crew
+from forksafe.pooled import abandon, admit, close, close_quietly, is_sqlite_file, logger, rollback
+from forksafe_core import Checkout, Item, Slots, Waiter, atfork
+
+__all__ = ["ConnectionPool", "PoolStats"]
+
+C = TypeVar("C")
+
+FIRST_PAUSE, LAST_PAUSE = 0.01, 1.0  # seconds between new connections that check= refuses
+MAKER_TIMEOUT = 1.0  # seconds to wait for the thread that made a connection: it has nothing left to do
+
+_numbers = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class PoolStats:
+    """A pool's figures in this process; a child begins at zero. psycopg_pool has most of them under the same names."""
+
+    pool_min: int  # min_size
+    pool_max: int  # max_size
+    pool_size: int  # connections there are: idle, handed out or being made
+    pool_available: int  # of them idle
+    requests_waiting: int  # callers that wait now
+    requests_num: int  # connections asked for
+    requests_queued: int  # of these, not served at once
+    requests_wait_ms: int  # milliseconds waited by them in total
+    requests_errors: int  # not served: timed out, or connect() failed
+    returns_bad: int  # came back closed, or could not be reset
+    connections_num: int  # attempts to connect
+    connections_ms: int  # milliseconds these took in total
+    connections_errors: int  # of them failed
+    connections_lost: int  # refused by check=
+
+
+class ConnectionPool(Checkout[C]):
+    """ConnectionPool(connect, *, min_size=0, max_size=10, timeout=30.0, max_idle=600.0, max_lifetime=3600.0, ...)
+
+    Keeps connections that connect() returns, and lends them: `with pool.connection() as conn`. In a child it is
+    empty and connects anew; what its parent has is neither used nor closed there. Nothing is connected before the
+    first use.
+
+    connect: called without arguments, in a thread of its own with the context variables of whoever asks.
+    min_size: as many are made from the first use on, in the background, and kept. max_size: the most there are at
+    once; None: min_size. timeout: seconds that getconn() and connection() wait. max_idle: seconds after which an idle
+    connection beyond min_size is closed. max_lifetime: seconds after which one is replaced, up to 5 % less. Each may
+    be math.inf. check: called with a connection before it is handed out; one for which it raises is replaced. reset:
+    called with a connection when it comes back; one for which it raises, or whose attribute `closed` is true, is
+    replaced; None for nothing; by default its rollback(), if it has one. close: called with a connection to close
+    it; by default its close(). fds: called with a connection, gives its descriptors where forksafe cannot find them
+    (it warns then); see register_finder(). name: for messages, threads and logs.
+    """
+
+    __module__ = "forksafe"
+
+    def __init__(
+        self,
+        connect: Callable[[], C],
+        *,
+        min_size: int = 0,
+        max_size: int | None = 10,
+        timeout: float = 30.0,
+        max_idle: float = 600.0,
+        max_lifetime: float = 3600.0,
+        check: Callable[[C], object] | None = None,
+        reset: Callable[[C], object] | None = rollback,
+        close: Callable[[C], object] = close,
+        fds: Callable[[C], int | Iterable[Any]] | tuple[()] | None = None,
+        name: str | None = None,
+    ) -> None:
+        _check_callables(connect=connect, close=close)
+        _check_callables(**{k: f for k, f in (("check", check), ("reset", reset), ("fds", fds)) if f not in (None, ())})
+        self._sizes = _checked_sizes(min_size, max_size)
+        for what, value in (("timeout", timeout), ("max_idle", max_idle), ("max_lifetime", max_lifetime)):
+            _check_seconds(value, f"ConnectionPool({what}=...)")
+        self.name = f"pool-{next(_numbers)}" if name is None else str(name)
+        self.timeout = timeout
+        self.max_idle = max_idle
+        self.max_lifetime = max_lifetime
+        self._connect = connect
+        self._check = check
+        self._looks_first = check is not None
+        self._reset = reset
+        self._close = close
+        self._terms = Terms(f"ConnectionPool {self.name!r}", fds, "discard")
+        self._closed = False
+        self._hooks = register_at_fork(
+            before=self._before_fork, after_in_parent=self._after_in_parent, after_in_child=self._after_in_child
+        )
+
+    @property
+    def min_size(self) -> int:
+        return self._sizes[0]
+
+    @property
+    def max_size(self) -> int:
+        return self._sizes[1]
+
+    @property
+    def closed(self) -> bool:
+        """True once close() was called, here or before the fork in a parent."""
+        return self._closed
+
+    def __enter__(self) -> ConnectionPool[C]:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else f"{self.stats().pool_size} of {self.max_size} connections"
+        return f"<forksafe.{type(self).__name__} {self.name!r}: {state}>"
+
+    def stats(self) -> PoolStats:
+        """What the pool has and did in this process."""
+        figures = self._current().figures()
+        counted = {name: figures.get(name, 0) for name in _COUNTED}
+        return PoolStats(
+            pool_min=figures["min_size"],
+            pool_max=figures["max_size"],
+            pool_size=figures["size"],
+            pool_available=figures["idle"],
+            requests_waiting=figures["waiting"],
+            requests_num=figures["requests"],
+            **counted,
+        )
+
+    def wait(self, timeout: float = 30.0) -> None:
+        """Wait until there are min_size connections. PoolTimeout after that many seconds; what connect() raises.
+
+        The pool stays open whatever happens.
+        """
+        _check_seconds(timeout, "wait()")
+        deadline = time.monotonic() + timeout
+        slots = self._open()
+        slots.retry_in(0)
+        while True:
+            slots.extra.grow(self, slots)
+            slots.extra.join_makers(deadline)
+            figures = slots.figures()
+            if slots.inherited or figures["size"] - figures["making"] >= figures["min_size"]:
+                return
+            error, slots.extra.error = slots.extra.error, None
+            if error is not None:
+                raise error
+            if slots.closed:
+                raise self._closed_error()
+            if time.monotonic() >= deadline:
+                made, wanted = figures["size"] - figures["making"], figures["min_size"]
+                raise PoolTimeout(f"pool {self.name!r}: {made} of {wanted} connections were made in {timeout:g} s")
+
+    def check(self) -> None:
+        """Look at every idle connection with check=, and replace those for which it raises."""
+        slots = self._open()
+        for _ in range(slots.figures()["idle"]):
+            item = slots.take_idle()
+            if item is None:
+                break
+            if not self._passes(slots, item) or not slots.give(item):
+                self._retire(slots, item)
+        self._keep_up(slots)
+
+    def resize(self, min_size: int, max_size: int | None = None) -> None:
+        """Change min_size and max_size (None: as min_size). Too many are closed: idle ones now, others at return."""
+        self._sizes = _checked_sizes(min_size, max_size)
+        slots = self._current()
+        slots.resize(*self._sizes)
+        while (item := slots.take_idle(only_surplus=True)) is not None:
+            self._retire(slots, item)
+        self._keep_up(slots)
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Close the pool for good: idle connections now, others when they come back. Who waits gets PoolClosed.
+
+        timeout: seconds to wait for a connect() under way; what it makes later is closed then. In a child only the
+        child's own connections are closed, and the parent's pool stays open.
+        """
+        _check_seconds(timeout, "close()")
+        self._closed = True
+        slots = self._current()
+        slots.close()
+        while (item := slots.take_idle()) is not None:
+            self._retire(slots, item)
+        slots.extra.stop_watching(slots, timeout)
+        slots.extra.join_makers(time.monotonic() + timeout)
+
+    # What the core calls when something is unusual.
+
+    def _new_slots(self) -> Slots:
+        return Slots(*self._sizes, idle_limit=self.max_idle, closed=self._closed, extra=Crew())
+
+    def _check_timeout(self, timeout: float) -> None:
+        _check_seconds(timeout, "timeout")
+
+    def _lend_slowly(self, timeout: float | None) -> Item[C]:
+        limit = self.timeout if timeout is None else timeout
+        began = time.monotonic()
+        again = False
+        pauses = _pauses()
+        while True:
+            slots = self._current()
+            waiter = Waiter()
+            try:
+                if self._wait(slots, waiter, again, began, limit):
+                    if self._is_fit(slots, waiter, began + limit, pauses):
+                        item: Item[C] = waiter.item
+                        return item
+                    again = not slots.inherited
+            except BaseException:
+                self._let_go(slots, waiter)
+                raise
+
+    def _take_back_slowly(self, slots: Slots, item: Item[C], closed: bool, error: BaseException | None) -> None:
+        if not slots.inherited:
+            if closed or error is not None:
+                slots.count("returns_bad")
+                logger.warning(
+                    "%s: a connection came back %s and is replaced: %r",
+                    self._terms.name, "closed" if closed else "and could not be reset", item.value, exc_info=error,
+                )  # fmt: skip
+                self._retire(slots, item)
+            elif item.expired or not slots.give(item):
+                self._retire(slots, item)
+            self._keep_up(slots)
+        if error is not None and not isinstance(error, Exception):
+            raise error
+
+    def _put_unknown(self, conn: C) -> None:
+        slots = self._current()
+        if self._is_inherited(conn):
+            return
+        if slots.find(conn) is not None:
+            raise ValueError(f"putconn(): this connection was given back to pool {self.name!r} already: {conn!r}")
+        raise ValueError(
+            f"putconn() takes a connection that pool {self.name!r} has handed out, and it knows nothing of {conn!r}"
+        )
+
+    def _entered_again(self, inherited: bool) -> None:
+        if inherited:
+            raise InheritedConnectionError(
+                f"this `with` block of pool {self.name!r} began before the fork, and its connection is the parent's: "
+                "call connection() again in the child"
+            )
+        raise RuntimeError("connection() gives one `with` block a connection: call it again for another")
+
+    # Lending.
+
+    def _wait(self, slots: Slots, waiter: Waiter, again: bool, began: float, limit: float) -> bool:
+        """Until the waiter has a connection. False when a fork made all this the parent's."""
+        if not slots.ask(waiter, again):
+            if slots.inherited:
+                return False
+            raise self._closed_error()
+        if waiter.item is not None:
+            return True
+        slots.count("requests_queued", not again)
+        asked = time.monotonic()
+        self._keep_up(slots)
+        in_time = waiter.wait(began + limit - time.monotonic()) or not slots.withdraw(waiter)
+        slots.count("requests_wait_ms", round((time.monotonic() - asked) * 1000))
+        if slots.inherited:
+            return False
+        if waiter.item is not None:
+            return True
+        slots.count("requests_errors")
+        if waiter.error is not None:
+            error, waiter.error = waiter.error, None
+            try:
+                raise error
+            finally:
+                del error
+        if in_time:
+            raise self._closed_error()
+        raise self._timeout_error(slots, limit)
+
+    def _is_fit(self, slots: Slots, waiter: Waiter, deadline: float, pauses: Iterable[float]) -> bool:
+        """May this connection be handed out? Else it is replaced, and the caller asks again."""
+        item: Item[C] = waiter.item
+        maker, item.extra.maker = item.extra.maker, None
+        if maker is not None and maker is not threading.current_thread():
+            maker.join(MAKER_TIMEOUT)  # so that a program without threads has none again
+        if not item.expired and self._passes(slots, item):
+            return not slots.inherited
+        waiter.item = None
+        self._retire(slots, item)
+        if maker is not None:  # a new one, too: do not ask the server without a pause
+            time.sleep(max(0.0, min(next(iter(pauses)), deadline - time.monotonic())))
+        return False
+
+    def _passes(self, slots: Slots, item: Item[C]) -> bool:
+        if self._check is None:
+            return True
+        try:
+            self._check(item.value)
+        except Exception:
+            slots.count("connections_lost")
+            logger.info("%s: check= refuses %r, which is replaced", self._terms.name, item.value, exc_info=True)
+            return False
+        except BaseException:  # it may be in the middle of anything
+            self._retire(slots, item)
+            raise
+        return True
+
+    def _let_go(self, slots: Slots, waiter: Waiter) -> None:
+        """An exception ends the waiting: nothing may be lost."""
+        slots.withdraw(waiter)
+        item, waiter.item = waiter.item, None
+        if item is not None and slots.find(item.value) is item:
+            if not slots.give(item):
+                self._retire(slots, item)
+            self._keep_up(slots)
+
+    # Making, keeping, closing.
+
+    def _make(self, slots: Slots) -> None:
+        """Connect, into a slot that is reserved. Called by a thread of the Crew."""
+        began = time.monotonic()
+        conn = None
+        try:
+            conn = self._connect()
+            if slots.inherited:  # connect() forked, and this is the child
+                return abandon(conn, self._terms)
+            item = admit(conn, self._reset, self.max_lifetime, self._terms)
+            item.extra.maker = threading.current_thread() if threading.current_thread() in slots.extra.makers else None
+            kept = slots.add(item)
+        except BaseException as error:
+            if conn is not None:
+                close_quietly(conn, self._close)
+            self._make_failed(slots, error)
+        else:
+            slots.extra.made()
+            if not kept and not slots.inherited:
+                close_quietly(conn, self._close, item.extra)
+        finally:
+            slots.count("connections_num")
+            slots.count("connections_ms", round((time.monotonic() - began) * 1000))
+        return None
+
+    def _make_failed(self, slots: Slots, error: BaseException) -> None:
+        slots.count("connections_errors")
+        if not slots.fail(error):
+            slots.extra.failed(slots, error)
+            logger.warning("%s: connecting failed, and nobody waits for it", self._terms.name, exc_info=error)
+        self._keep_up(slots)
+
+    def _retire(self, slots: Slots, item: Item[C]) -> None:
+        """Close a connection that is in nobody's hands; then its slot is free."""
+        if slots.inherited:
+            return
+        try:
+            close_quietly(item.value, self._close, item.extra)
+        finally:
+            slots.remove(item)
+
+    def _keep_up(self, slots: Slots) -> None:
+        slots.extra.grow(self, slots)
+        slots.extra.watch(self, slots)
+
+    def _tend(self, slots: Slots) -> float | None:
+        """Called by the watcher: close what was idle too long; seconds until it should look again."""
+        while (item := slots.take_idle(only_stale=True)) is not None:
+            self._retire(slots, item)
+        slots.extra.grow(self, slots)
+        return slots.next_due()
+
+    def _open(self) -> Slots:
+        if self._closed:
+            raise self._closed_error()
+        return self._current()
+
+    def _closed_error(self) -> PoolClosed:
+        return PoolClosed(f"pool {self.name!r} is closed, and gives no connections any more")
+
+    def _timeout_error(self, slots: Slots, limit: float) -> PoolTimeout:
+        figures = slots.figures()
+        making = figures["making"]
+        out = figures["size"] - making - figures["idle"]
+        more = f", {making} being made" if making else ""
+        return PoolTimeout(
+            f"pool {self.name!r} had no connection within {limit:g} s: {out} of {figures['max_size']} handed out{more}, "
+            f"{figures['waiting']} others wait"
+        )
+
+    # Around forks.
+
+    def _before_fork(self) -> None:
+        slots = self._known()
+        if slots is None or slots.inherited:
+            return
+        slots.extra.stop_watching(slots, STOP_TIMEOUT)
+        for _ in range(slots.figures()["idle"]):
+            item = slots.take_idle()
+            if item is None:
+                break
+            if is_sqlite_file(item.extra) or not slots.give(item):
+                self._retire(slots, item)
+        hazards = []
+        for item, _ in slots.snapshot():
+            item.extra.flag()
+            hazards += [item.value] if is_sqlite_file(item.extra) else []
+        if hazards:
+            self._warn_of(hazards)
+
+    def _warn_of(self, hazards: list[C]) -> None:
+        message = (
+            f"{self._terms.name} forks while {len(hazards)} of its SQLite connections to files are handed out: SQLite "
+            "does not allow that. Give them back before; in the child they are dead"
+        )
+        try:
+            warnings.warn(message, ForkHazardWarning, stacklevel=3)
+        except ForkHazardWarning as error:  # -W error: nothing may stop a fork half-way
+            atfork.write_unraisable(error, self)
+
+    def _after_in_parent(self) -> None:
+        slots = self._known()
+        if slots is not None and not slots.inherited:
+            slots.extra.watch(self, slots)
+
+    def _after_in_child(self) -> None:
+        slots = self._known()
+        if slots is not None and slots.inherited:
+            slots.wake_all()  # the thread that forked may be among them: in a signal handler, while it waited
+
+
+_COUNTED = (
+    "requests_queued", "requests_wait_ms", "requests_errors", "returns_bad", "connections_num", "connections_ms",
+    "connections_errors", "connections_lost",
+)  # fmt: skip
+
+
+def _pauses() -> Iterable[float]:
+    pause = FIRST_PAUSE
+    while True:
+        yield pause
+        pause = min(pause * 2, LAST_PAUSE)
+
+
+def _check_callables(**given: object) -> None:
+    for what, function in given.items():
+        if not callable(function):
+            raise TypeError(f"ConnectionPool({what}=...) takes a callable, not {function!r}")
+
+
+def _check_seconds(value: object, what: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{what} takes seconds, or math.inf for no limit, not {value!r}")
+    if math.isnan(value) or value < 0:
+        raise ValueError(f"{what} takes seconds from 0, or math.inf for no limit, not {value}")
+
+
+def _checked_sizes(min_size: int, max_size: int | None) -> tuple[int, int]:
+    for what, size in (("min_size", min_size), ("max_size", max_size)):
+        if isinstance(size, bool) or not isinstance(size, int) and not (size is None and what == "max_size"):
+            raise TypeError(f"{what} takes a number of connections, not {size!r}")
+    if max_size is None:
+        max_size = min_size
+    if min_size < 0 or max_size < max(1, min_size):
+        raise ValueError(
+            f"a pool has at least 1 connection and min_size is from 0 to max_size, not min_size={min_size}, "
+            f"max_size={max_size}"
+        )
+    return min_size, max_size

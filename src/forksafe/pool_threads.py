@@ -1,0 +1,144 @@
+"""The threads that work for a ConnectionPool in one process: those that connect, and the one that watches.
+
+Guarantees: a maker calls connect() once and ends; a watcher sleeps until something is due, and ends when nothing will
+be, when the pool is gone (it refers to it weakly), and for each fork. All are daemons and delay no exit. No slot is
+lost if a thread cannot be started, or an exception from nowhere (Ctrl-C) comes while it is: where there can be no
+more threads, as at the end of the interpreter, the caller connects itself.
+
+Why that survives fork: each generation has a Crew of its own, and nobody asks after threads that vanished.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from forksafe_core import Slots, Waiter
+
+__all__ = ["Crew", "Employer"]
+
+STOP_TIMEOUT = 0.2  # seconds that a fork waits for the watcher, which may be closing a connection
+FIRST_RETRY, LAST_RETRY = 1.0, 60.0  # seconds between attempts to have min_size connections
+
+
+class Employer(Protocol):
+    """What a Crew asks of its pool."""
+
+    name: str
+
+    def _make(self, slots: Slots) -> None: ...
+    def _tend(self, slots: Slots) -> float | None: ...
+    def _known(self) -> Slots | None: ...
+
+
+class Crew:
+    """One generation's threads, and what they leave for each other."""
+
+    def __init__(self) -> None:
+        self.makers: set[threading.Thread] = set()
+        self.watcher: threading.Thread | None = None
+        self.wake = Waiter()
+        self.error: BaseException | None = None  # of a connect() that nobody waited for
+        self.retry = FIRST_RETRY
+
+    def grow(self, pool: Employer, slots: Slots) -> None:
+        """Have made what there is a use for and room."""
+        while self._make_one(pool, slots):
+            pass
+
+    def _make_one(self, pool: Employer, slots: Slots) -> bool:
+        claim: list[None] = []
+        try:
+            if not slots.reserve(claim):
+                return False
+            context = contextvars.copy_context()
+            name = f"{pool.name}-connect"
+            maker = threading.Thread(target=context.run, args=(self._make, pool, slots, claim), name=name, daemon=True)
+            self.makers.add(maker)
+            try:
+                maker.start()
+            except RuntimeError:  # no thread can be started, or not any more
+                self.makers.discard(maker)
+                self._make(pool, slots, claim)
+        except BaseException:
+            if _taken(claim):  # else the thread runs, and sees to it
+                slots.fail(None)
+            raise
+        return True
+
+    def _make(self, pool: Employer, slots: Slots, claim: list[None]) -> None:
+        try:
+            if _taken(claim):
+                pool._make(slots)
+        finally:
+            self.makers.discard(threading.current_thread())
+
+    def made(self) -> None:
+        """A connect() succeeded."""
+        self.error = None
+        self.retry = FIRST_RETRY
+
+    def failed(self, slots: Slots, error: BaseException) -> None:
+        """A connect() failed that nobody waited for."""
+        self.error = error
+        slots.retry_in(self.retry)
+        self.retry = min(self.retry * 2, LAST_RETRY)
+
+    def join_makers(self, deadline: float) -> None:
+        """Wait until those threads have ended that were connecting, or that time (of time.monotonic()) has come."""
+        for maker in list(self.makers):
+            if maker is not threading.current_thread():
+                maker.join(max(0.0, deadline - time.monotonic()))
+
+    def watch(self, pool: Employer, slots: Slots) -> None:
+        """Have a watcher if there is anything to watch."""
+        try:
+            if not slots.watch():
+                return
+            self.wake = wake = Waiter()
+            reference = weakref.ref(pool, lambda _: wake.wake())
+            watcher = threading.Thread(target=_watch, args=(reference, wake), name=f"{pool.name}-watch", daemon=True)
+            self.watcher = watcher
+            watcher.start()
+        except RuntimeError:  # no thread can be started: what is due is dealt with when connections are used
+            slots.stop_watching()
+        except BaseException:
+            self.stop_watching(slots)
+            raise
+
+    def stop_watching(self, slots: Slots, timeout: float = 0.0) -> None:
+        """Have no watcher; wait for it to end. The next watch() has a new one."""
+        watcher, self.watcher = self.watcher, None
+        self.wake.wake()
+        self.wake = Waiter()
+        slots.stop_watching()
+        if timeout and watcher is not None and watcher is not threading.current_thread():
+            watcher.join(timeout)
+
+
+def _taken(claim: list[None]) -> bool:
+    """True for the one thread that takes it."""
+    try:
+        claim.pop()
+    except IndexError:
+        return False
+    return True
+
+
+def _watch(reference: Callable[[], Any], wake: Waiter) -> None:
+    pause: float | None = 0.0
+    while pause is not None:
+        wake.wait(pause)
+        pause = _tend(reference(), wake)
+
+
+def _tend(pool: Employer | None, wake: Waiter) -> float | None:
+    """Let the pool do what is due; seconds until it should again, None when this watcher is not needed any more."""
+    slots = pool and pool._known()
+    if pool is None or not slots or slots.inherited or slots.extra.wake is not wake:
+        return None
+    return pool._tend(slots)

@@ -1,0 +1,229 @@
+"""What a child does with a connection that its parent has: every cell of a matrix, for one driver; not a test itself.
+
+Guarantees: a cell is a cure × the parent's state × the child's action. The parent connects, forks, and waits for the
+child's end; the child acts on what it inherited, then connects for itself and works, then ends as programs do: through
+the interpreter's finalisation. After that the parent's session, its transaction and its data must be as if there had
+been no child, and the child's own must be there. A cell gives the list of what was not so.
+
+All cells of a driver run in one fresh interpreter, one after the other, each with connections of its own. Those
+without a cure run in a process of their own each, which may hang or die of it: that is what they are to show.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Iterator
+from dataclasses import asdict, astuple, dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import drivers
+import server_addresses
+
+import forksafe
+from forksafe.testing import _kill, _reap
+
+CURES = ("close_on_fork", "resource", "pool")
+STATES = ("idle", "checked out", "in transaction")
+ACTIONS = ("exit", "gc", "close", "query", "rollback")
+TIME = 20  # seconds for a cell, and for its child
+CONTROL_TIME = 5.0
+FIRST = f"before all else, {os.getpid()}"
+
+
+@dataclass(frozen=True)
+class Cell:
+    cure: str
+    state: str
+    action: str
+
+    def __str__(self) -> str:
+        return f"{self.cure}, {self.state}, {self.action}"
+
+
+CELLS = [Cell(*each) for each in product(CURES, STATES, ACTIONS)]
+CONTROLS = [Cell("no cure", *each) for each in product(STATES, ACTIONS)]
+
+
+def run_matrix(driver: str, server: Any, tls: bool) -> dict[Cell, list[str]]:
+    """What went wrong in each cell. What the program itself ran into counts for the cells it did not come to."""
+    from conftest import python
+
+    task = json.dumps({"driver": driver, "kind": type(server).__name__, "server": asdict(server), "tls": tls})
+    done = python("-W", "ignore", __file__, task, timeout=100)
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    results = {Cell(*line["cell"]): list(line["wrong"]) for line in lines}
+    broken = f"the program did not get here, status {done.returncode}; its errors:\n{done.stderr[-8000:]}"
+    return {cell: results.get(cell, [broken]) for cell in (*CELLS, *CONTROLS)}
+
+
+class Parent:
+    """The parent's side of a cell, and what its child inherits."""
+
+    def __init__(self, driver: Any, cell: Cell) -> None:
+        self.driver, self.cell = driver, cell
+        self.name = f"{cell} of {os.getpid()}{' with TLS' if driver.tls else ''}"
+        self.connect = driver.connect
+        self.give_back = driver.close
+        if cell.cure == "resource":
+            self.connect = forksafe.resource(driver.connect, close=driver.close)
+            self.give_back = lambda _: self.connect.close()
+        if cell.cure == "pool":
+            pool = forksafe.ConnectionPool(driver.connect, min_size=0, max_size=1, close=driver.close)
+            self.connect, self.give_back = pool.getconn, pool.putconn
+        self.connection = self.connect()
+        if cell.cure == "close_on_fork":
+            forksafe.close_on_fork(driver.descriptor(self.connection))
+        self.session = driver.session(self.connection)
+        self.cursor: Any = None
+        if cell.state == "checked out":
+            self.cursor = driver.half_use(self.connection)
+        elif cell.state == "in transaction":
+            driver.begin(self.connection, self.name)
+        elif cell.cure == "pool":
+            self.give_back(self.connection)
+
+    def go_on(self, stray_is_own: bool) -> Iterator[str]:
+        """Bring the parent's work to its end; gives what was not as it must be."""
+        driver = self.driver
+        if self.cell.cure == "pool" and self.cell.state == "idle":
+            self.connection = self.connect()
+        if self.cell.state == "checked out" and not driver.use_rest(self.connection, self.cursor):
+            yield "the rest of the parent's result is wrong"
+        self.cursor = None
+        if self.cell.state != "in transaction":
+            driver.begin(self.connection, self.name)
+        driver.commit(self.connection)
+        if driver.session(self.connection) != self.session:
+            yield "the parent's session is another one"
+        third = driver.connect()
+        if not driver.noted(third, self.name):
+            yield "what the parent wrote and committed is not there"
+        if not driver.noted(third, f"{self.name}, its child"):
+            yield "what the child wrote on a connection of its own is not there"
+        if driver.noted(third, f"{self.name}, stray") and not stray_is_own:
+            yield "what the child wrote on the inherited connection is there"
+        driver.close(third)
+        self.give_back(self.connection)
+
+
+class Child:
+    """The child's side of a cell."""
+
+    def __init__(self, parent: Parent) -> None:
+        self.parent, self.driver = parent, parent.driver
+        self.stray_is_own = False
+        self.wrong: list[str] = []
+
+    def act(self) -> None:
+        """On what was inherited, which may fail."""
+        parent, driver, action = self.parent, self.driver, self.parent.cell.action
+        try:
+            if action == "gc":
+                parent.connection = parent.cursor = None
+                gc.collect()
+            elif action == "close":
+                driver.close(parent.connection)
+            elif action == "rollback":
+                driver.rollback(parent.connection)
+            elif action == "query":  # a client may answer it with a new connection: then it is the child's own
+                self.stray_is_own = driver.query(parent.connection, f"{parent.name}, stray") != parent.session
+                if not self.stray_is_own:
+                    self.wrong.append("the child's query ran in the parent's session")
+        except Exception:
+            pass
+
+    def work(self) -> None:
+        """On a connection of its own, which must succeed."""
+        parent, driver = self.parent, self.driver
+        connection = parent.connect()
+        if driver.session(connection) == parent.session:
+            self.wrong.append("the child's connection is in the parent's session")
+        driver.note(connection, f"{parent.name}, its child")
+        if not driver.noted(connection, FIRST):
+            self.wrong.append("the child does not see what is there")
+        if driver.noted(connection, parent.name):
+            self.wrong.append("the child sees what the parent has not committed")
+        if parent.cell.cure == "pool":
+            parent.give_back(connection)
+
+
+def run_cell(driver: Any, cell: Cell) -> list[str]:
+    """What went wrong. In the child it does not return: it raises SystemExit, for the interpreter to end as usual."""
+    signal.alarm(2 * TIME)
+    parent = Parent(driver, cell)
+    read_end, write_end = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(TIME - 1)
+        child = Child(parent)
+        child.act()
+        child.work()
+        os.write(write_end, json.dumps([child.wrong, child.stray_is_own]).encode())
+        sys.exit(0)
+    os.close(write_end)
+    status = _reap(pid, TIME)
+    if status is None:
+        _kill(pid)
+    with open(read_end, "rb") as pipe:
+        report = pipe.read()
+    if status != 0 or not report:
+        return [f"the child {'hung' if status is None else f'ended with status {status}'}", *parent.go_on(False)]
+    wrong, stray_is_own = json.loads(report)
+    return [*wrong, *parent.go_on(stray_is_own)]
+
+
+def attempt(driver: Any, cell: Cell) -> None:
+    try:
+        wrong = run_cell(driver, cell)
+    except Exception as error:
+        traceback.print_exc()
+        wrong = [f"the parent's {type(error).__name__}: {error}"]
+    report(cell, wrong)
+
+
+def report(cell: Cell, wrong: list[str]) -> None:
+    print(json.dumps({"cell": astuple(cell), "wrong": wrong}), flush=True)
+
+
+def run_controls(driver: Any) -> None:
+    """Each in a process of its own, all at once."""
+    pids = {}
+    for cell in CONTROLS:
+        pid = os.fork()
+        if pid == 0:
+            os.setpgid(0, 0)
+            attempt(driver, cell)
+            os._exit(0)
+        pids[pid] = cell
+    for pid, cell in pids.items():
+        if _reap(pid, CONTROL_TIME) is None:
+            os.killpg(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            report(cell, ["the parent hung"])
+
+
+def main() -> None:
+    task = json.loads(sys.argv[1])
+    server = getattr(server_addresses, task["kind"])(**task["server"])
+    driver = drivers.DRIVERS[task["driver"]](server, task["tls"])
+    connection = driver.connect()
+    driver.prepare(connection)
+    driver.note(connection, FIRST)
+    driver.close(connection)
+    run_controls(driver)
+    for cell in CELLS:
+        attempt(driver, cell)
+
+
+if __name__ == "__main__":
+    # Whoever hangs ends by SIGALRM, after its stacks. Not dump_traceback_later(): it cannot be called again in a child.
+    faulthandler.register(signal.SIGALRM, chain=True)
+    main()
