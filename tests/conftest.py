@@ -27,6 +27,9 @@ if not FORK_HERE:  # what is left to test: that everything imports, and works as
         if path.name not in ("test_pure.py", "test_typing.py")
     ]
 
+if FORK_HERE:
+    from servers import mariadb, postgres, redis_server  # noqa: F401  # fixtures
+
 _libc: Any = ctypes.PyDLL(None, use_errno=True) if FORK_HERE else None
 SYS_CLONE = {"x86_64": 56, "aarch64": 220}.get(platform.machine())
 

@@ -193,7 +193,9 @@ def _in_wheel(package: str, *files: str) -> str | None:
     """The first of these files that an installed package has; it is not imported, which would start things."""
     spec = importlib.util.find_spec(package)
     folders = spec.submodule_search_locations if spec else None
-    found = [path for folder in folders or [] for file in files if os.access(path := os.path.join(folder, file), os.X_OK)]
+    found = [
+        path for folder in folders or [] for file in files if os.access(path := os.path.join(folder, file), os.X_OK)
+    ]
     return found[0] if found else None
 
 

@@ -7,6 +7,7 @@ import gc
 import os
 import pickle
 import socket
+import sys
 import threading
 import warnings
 
@@ -599,6 +600,28 @@ def test_a_socket_opened_after_the_value_was_made(server, fork_name, fork):
         assert run_in_child(child, fork=fork) == "dead"
     if fork_name == "os.fork":
         assert late().client.session == mine
+
+
+def test_fds_that_raise_at_a_fork_do_not_stop_it(server, monkeypatch):
+    reported, calls = [], []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: reported.append(str(unraisable.exc_value)))
+
+    def fds(client):
+        calls.append(client)
+        if len(calls) > 1:
+            raise ValueError("not now")
+        return client.sock
+
+    def dead():
+        with pytest.raises(OSError, match=r"Broken pipe|closed this session"):
+            client.ask()
+        return True
+
+    db = forksafe.resource(lambda: Client(server.port), close=Client.close, fds=lambda client: [fds(client)])
+    client = db()
+    assert run_in_child(dead)
+    assert reported == ["not now"]
+    db.close()
 
 
 def test_a_regular_file_is_let_go_once_it_is_closed(tmp_path):

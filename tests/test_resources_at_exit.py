@@ -171,6 +171,7 @@ def test_a_multiprocessing_child_that_never_asks(lines, method):
     assert lines(MULTIPROCESSING.format(work="pass", method=method)) == ["joined", "end True True"]
 
 
+@pytest.mark.skipif(sys.version_info >= (3, 13), reason="since 3.13 they run what they register themselves")
 def test_control_multiprocessing_children_skip_atexit(lines):
     work = 'atexit.register(lambda: say("end in the child"))'
     assert lines(MULTIPROCESSING.format(work=work, method="fork")) == ["joined", "end True True"]

@@ -66,6 +66,18 @@ def test_a_fork_made_by_c_transfers_nothing(db, how):
     assert db().session == mine
 
 
+def test_a_fork_in_a_hook_is_the_next_fork(db):
+    mine = db().session
+    inner = []
+    registration = forksafe.register_at_fork(before=lambda: inner.append(run_in_child(lambda: db().session)))
+    try:
+        theirs = run_in_child(lambda: db().session)
+    finally:
+        registration.unregister()
+    assert inner == [mine] and theirs != mine
+    assert not db.made or db().session not in (mine, theirs)
+
+
 def test_not_made_yet(db):
     assert run_in_child(lambda: db().session) != db().session
 

@@ -19,17 +19,20 @@ if TYPE_CHECKING:
 __all__ = ["main", "print_report"]
 
 USAGE = """\
-usage: forksafe run [--verbose] SCRIPT [ARGUMENT ...]
-       forksafe run [--verbose] -m MODULE [ARGUMENT ...]
-       forksafe run [--verbose] -- COMMAND [ARGUMENT ...]
+usage: forksafe run [OPTION ...] SCRIPT [ARGUMENT ...]
+       forksafe run [OPTION ...] -m MODULE [ARGUMENT ...]
+       forksafe run [OPTION ...] -- COMMAND [ARGUMENT ...]
        forksafe demo [--help]
        forksafe --version
 
 run     runs a program, unmodified, with locks that survive fork: a script or a module with this
         Python, or, after --, any command; Pythons that it starts are covered too
-          --verbose   says on stderr what was replaced, protected and left alone
+          --connections  children do not share what the program connects to: they find it closed, and
+                         connect anew; not for programs that connect and then become a daemon
+          --verbose      says on stderr what was replaced, protected and left alone
 demo    shows six programs that hang after fork, and do not with forksafe
 """
+_OPTIONS = {"--connections": "FORKSAFE_CONNECTIONS", "--verbose": "FORKSAFE_VERBOSE"}
 BOOTSTRAP = os.path.join(os.path.dirname(os.path.abspath(__file__)), "bootstrap")
 
 
@@ -65,9 +68,9 @@ def _run(arguments: list[str]) -> int:
         if option == "--help":
             print(USAGE, end="")
             return 0
-        if option != "--verbose":
+        if option not in _OPTIONS:
             return _refuse(f"run: no such option: {option}")
-        environment["FORKSAFE_VERBOSE"] = "1"
+        environment[_OPTIONS[option]] = "1"
     target, rest = (arguments[0], arguments[1:]) if arguments else ("", [])
     if not target or (target == "--" and not rest):
         return _refuse("run: a script, -m MODULE or -- COMMAND is needed")
@@ -114,6 +117,7 @@ def print_report(report: Report) -> None:
         ("existing locks exchanged", report.exchanged),
         ("existing objects protected", report.protected),
         ("left alone", report.left_alone),
+        ("connections watched", report.connections),
     ):
         lines += [f"  {title}:"] + [f"    {item}" for item in sorted(items)] if items else []
     print("\n".join(lines), file=sys.stderr)

@@ -24,9 +24,12 @@ from __future__ import annotations
 
 import _socket
 import functools
+import gc
+import operator
 import sys
 import weakref
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import FrameType, ModuleType
 from typing import Any
 
@@ -40,7 +43,7 @@ __all__ = ["WATCHED", "install", "uninstall"]
 
 _STREAMS = (_socket.SOCK_STREAM, _socket.SOCK_SEQPACKET)
 _fileno = _socket.socket.fileno
-_type_of = _socket.socket.type.__get__  # type: ignore[attr-defined]
+_type_of = _socket.socket.type.__get__
 
 _LEFT_ALONE = {
     f"{package}.{where}"
@@ -59,11 +62,15 @@ _connections: dict[int, weakref.ref[Any]] = {}  # of drivers, by id
 def install() -> None:
     """From now on, flag what the program connects. Raises RuntimeError when another audit hook forbids to look."""
     global _on, _registration
+    if _on:
+        return
     _add_audit_hook()
     _on = True
     _registration = register_at_fork(before=_look_again, after_in_child=_connections.clear)
-    for name, attribute, then in _KINDS:
-        watching.when_imported(name, functools.partial(_change, attribute, then))
+    there = [(kind, sys.modules[kind.module]) for kind in _KINDS if kind.module in sys.modules]
+    for kind in _KINDS:
+        watching.when_imported(kind.module, functools.partial(_change, kind))
+    _take_care_of_existing(there)
 
 
 def uninstall() -> None:
@@ -143,10 +150,10 @@ def _connected(connection: Any) -> None:
         finding.warn_unknown(connection, "forksafe run --connections", found, stacklevel=5)
 
 
-def _change(attribute: str, then: Callable[[Any], object], module: ModuleType) -> None:
-    """Have then(made) called with everything that this class or function of the module makes, and has made."""
-    makes = getattr(module, attribute)
-    owner, name = (makes, "__init__") if isinstance(makes, type) else (module, attribute)
+def _change(kind: _Kind, module: ModuleType) -> None:
+    """Have kind.then(made) called with everything that this class or function of the module makes."""
+    makes = getattr(module, kind.makes)
+    owner, name = (makes, "__init__") if isinstance(makes, type) else (module, kind.makes)
     make = getattr(owner, name)
     if any(make is ours for _, _, _, ours in _changed):
         return
@@ -155,11 +162,20 @@ def _change(attribute: str, then: Callable[[Any], object], module: ModuleType) -
     def ours(*args: Any, **kwargs: Any) -> Any:
         made = make(*args, **kwargs)
         if _on:
-            _quietly(then, made if made is not None else args[0])
+            _quietly(kind.then, made if made is not None else args[0])
         return made
 
     _changed.append((owner, name, vars(owner).get(name), ours))
     setattr(owner, name, ours)
+
+
+def _take_care_of_existing(there: list[tuple[_Kind, ModuleType]]) -> None:
+    types = {operator.attrgetter(kind.type or kind.makes)(module): kind for kind, module in there}
+    for obj in gc.get_objects() if types else ():
+        for cls in type(obj).__mro__:  # isinstance() would ask the object
+            if cls in types:
+                _quietly(types[cls].then, obj)
+                break
 
 
 def _quietly(then: Callable[[Any], object], made: Any) -> None:
@@ -169,9 +185,27 @@ def _quietly(then: Callable[[Any], object], made: Any) -> None:
         atfork.write_unraisable(error, then)
 
 
-_KINDS: tuple[tuple[str, str, Callable[[Any], object]], ...] = (
-    ("psycopg.connection", "BaseConnection", _connected),
-    ("psycopg2", "_connect", _connected),
-    ("MySQLdb.connections", "Connection", _connected),
-    ("asyncio.selector_events", "BaseSelectorEventLoop", protect),
+@dataclass(frozen=True)
+class _Kind:
+    """What to do with the things that something in a module makes.
+
+    makes: a class or function of the module. type: what the things are, if that is not it.
+    """
+
+    module: str
+    makes: str
+    then: Callable[[Any], object]
+    type: str = ""
+
+
+_KINDS = (
+    _Kind("psycopg.connection", "BaseConnection", _connected),
+    _Kind("psycopg2", "_connect", _connected, "extensions.connection"),
+    _Kind("MySQLdb.connections", "Connection", _connected),
+    _Kind("asyncio.selector_events", "BaseSelectorEventLoop", protect),
 )
+
+WATCHED = [
+    "Python sockets that call connect(): streams, but multiprocessing's and logging's",
+    *(f"{kind.module}.{kind.makes}" for kind in _KINDS),
+]

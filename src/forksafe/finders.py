@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-__all__ = ["FINDERS", "LATE", "NEVER_INTO", "NOT_AT_FORK", "ONLY_AS_VALUE", "OPAQUE", "File", "open_on"]
+__all__ = ["FINDERS", "LATE", "NEVER_INTO", "NOT_AT_FORK", "ONLY_AS_VALUE", "OPAQUE", "File", "locked", "open_on"]
 
 
 class File:
@@ -73,6 +73,12 @@ def open_on(paths: Iterable[str]) -> Iterator[int]:
             continue
         if (status.st_dev, status.st_ino) in files:
             yield int(name)
+
+
+def locked(paths: Iterable[str]) -> set[str]:
+    """Those of SQLite's databases, among these files, on which it holds locks longer than a statement takes."""
+    marks = [path for path in paths if path.endswith(("-shm", "-journal")) and os.path.exists(path)]
+    return {path.rpartition("-")[0] for path in marks}
 
 
 FINDERS = {

@@ -6,14 +6,15 @@ Guarantees
   - In a child an inherited value is abandoned: an object that is never freed refers to it, so no finaliser of it, or
     of what it alone refers to, runs there, not even at the end of the interpreter.
   - Values are cleaned up, last made first, when the process ends that made them: by atexit, and in multiprocessing's
-    children, which skip atexit, by multiprocessing.util.Finalize. Never in another process, never after os._exit().
+    children, which skip what atexit has, by multiprocessing.util.Finalize. Never in another process, never after os._exit().
   - A value made with on_fork="transfer" goes to the next child that os.fork() really makes: when that child has said
     that it has it, the parent's descriptors become tombstones and the parent's value is abandoned. Until both is
     certain the parent keeps it; should the child say so too late, it learns that it may not have it.
 
 Not covered: a fork in the moment between a value's being made and its being handed to own(): the child then shares
 it, but has no thread that could use or free it. After a fork made by C no hook runs in the parent, so nothing is
-transferred by one: the child abandons the value.
+transferred by one: the child abandons the value. SQLite keeps in memory, for each file, what its process has locked,
+and a child inherits that: where a file was open in WAL mode or in a transaction, a child that opens it again is warned.
 """
 
 from __future__ import annotations
@@ -23,14 +24,16 @@ import os
 import select
 import stat
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
-from forksafe import finding
+from forksafe import finders, finding
+from forksafe.errors import ForkHazardWarning
 from forksafe.hooks import register_at_fork
 from forksafe_core import atfork
 
-__all__ = ["Owned", "Terms", "Ticket", "bury", "catch_up", "end", "end_all", "own"]
+__all__ = ["Owned", "Terms", "Ticket", "bury", "catch_up", "end", "end_all", "own", "warn_locked"]
 
 TRANSFER_TIMEOUT = 5.0  # seconds for a new child to say that it has what is transferred to it
 GONE = -1  # in place of a generation
@@ -38,15 +41,19 @@ _ROUNDS = 100  # of cleaning up at exit, in which values may be made anew
 
 
 class Terms:
-    """What holds for all values of one kind. inherited: a value of it was abandoned here because of a fork."""
+    """What holds for all values of one kind.
 
-    __slots__ = ("fds", "inherited", "name", "on_fork")
+    inherited: a value of it was abandoned here because of a fork. locked: the files that SQLite had locked for it.
+    """
+
+    __slots__ = ("fds", "inherited", "locked", "name", "on_fork")
 
     def __init__(self, name: str, fds: finding.Fds | None, on_fork: str) -> None:
         self.name = name
         self.fds = fds
         self.on_fork = on_fork
         self.inherited = False
+        self.locked: set[str] = set()
 
 
 class Owned:
@@ -117,6 +124,19 @@ def own(value: Any, terms: Terms, clean_up: Callable[[], object] | None, stackle
     return owned
 
 
+def warn_locked(terms: Terms, stacklevel: int) -> None:
+    """Warn a child that is about to make a value anew, if SQLite will not let it have the file."""
+    if terms.locked:
+        warnings.warn(
+            f"{terms.name}: {', '.join(sorted(terms.locked))} was open in SQLite at the fork, in WAL mode or in a "
+            "transaction. SQLite believes that this child has locked what its parent had: it may find the file locked "
+            "for ever, or read it while it is written. Close it before forks, and it is opened again when it is asked "
+            "for: forksafe.before(db.close)",
+            ForkHazardWarning,
+            stacklevel=stacklevel,
+        )
+
+
 def end(owned: Owned) -> bool:
     """Clean a value up, if it is this process's and nobody has. What its clean-up raises is raised."""
     if owned.generation != atfork.generation():
@@ -162,6 +182,7 @@ def catch_up() -> None:
     for owned in inherited:
         if owned not in transferred:
             owned.terms.inherited = True
+            owned.terms.locked |= finders.locked(owned.found.files)
             _abandon(owned)
 
 

@@ -4,7 +4,8 @@ Guarantees: every name through which a Python program makes a lock is replaced, 
 _thread and queue, and in each module (and its classes) that took such a name before. isinstance() with the types
 that were there before says yes to the new ones. What exists already and can be reached is protected, or exchanged
 while nobody can hold it; report() lists that, and what was left alone. In children the imports and the standard
-streams that vanished threads were busy with are cured. uninstall() puts the names back.
+streams that vanished threads were busy with are cured. uninstall() puts the names back. What the program connects to
+is dealt with by connecting.py, if that is asked for.
 
 Not covered: locks that C code makes for itself; names that a function keeps in a default or a closure. Objects made
 while installed stay forksafe's after uninstall().
@@ -63,12 +64,16 @@ _OUR_TYPES = (locks.Condition, locks.Event, locks.Semaphore, locks.Barrier)
 
 @dataclass
 class Report:
-    """What install() did, one line each: names replaced, existing locks exchanged, objects protected, and the rest."""
+    """What install() did, one line each: names replaced, existing locks exchanged, objects protected, and the rest.
+
+    connections: what is flagged and protected when the program connects or makes it.
+    """
 
     replaced: list[str] = field(default_factory=list)
     exchanged: list[str] = field(default_factory=list)
     protected: list[str] = field(default_factory=list)
     left_alone: list[str] = field(default_factory=list)
+    connections: list[str] = field(default_factory=list)
 
 
 _changing = locks.Lock()
@@ -101,20 +106,42 @@ class _Installation:
             self.report.protected.append(where)
 
 
-def install() -> None:
-    """Make threading's names mean forksafe's types. More than once does nothing more. No effect without fork."""
+def install(*, connections: bool = False) -> None:
+    """Make threading's names mean forksafe's types. More than once does nothing more. No effect without fork.
+
+    connections: from now on, also flag what the program connects to, so that children do not share it, and protect
+    the pools, clients and event loops that it makes; see connecting.py. Can be added later by a second call. The
+    child of a program that connects in order to have it (a daemon) then needs keep_on_fork(). TypeError if it is no
+    bool; RuntimeError, and nothing is done, if an audit hook of the program's forbids to look.
+    """
     global _installed
+    if not isinstance(connections, bool):
+        raise TypeError(f"install(connections=...) takes True or False, not {connections!r}")
     with _changing:
-        if _installed is not None or not hasattr(os, "fork"):
+        if not hasattr(os, "fork"):
             return
-        installation = _Installation()
-        _replace_names(installation)
-        _take_care_of_existing(installation)
-        imports.install()
-        installation.registration = register_at_fork(
-            before=streams.flush, after_in_parent=streams.forked, after_in_child=_cure_child
-        )
-        _installed = installation
+        watched = _watch_connections() if connections else []
+        if _installed is None:
+            _installed = _install()
+        _installed.report.connections = _installed.report.connections or watched
+
+
+def _watch_connections() -> list[str]:
+    from forksafe import connecting  # here: most programs never get here
+
+    connecting.install()
+    return connecting.WATCHED
+
+
+def _install() -> _Installation:
+    installation = _Installation()
+    _replace_names(installation)
+    _take_care_of_existing(installation)
+    imports.install()
+    installation.registration = register_at_fork(
+        before=streams.flush, after_in_parent=streams.forked, after_in_child=_cure_child
+    )
+    return installation
 
 
 def uninstall() -> None:
@@ -131,6 +158,10 @@ def uninstall() -> None:
         if _installed.registration is not None:
             _installed.registration.unregister()
         imports.uninstall()
+        if _installed.report.connections:
+            from forksafe import connecting
+
+            connecting.uninstall()
         _installed = None
 
 

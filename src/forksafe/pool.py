@@ -22,20 +22,18 @@ handed out are a ForkHazardWarning; a fork that Python did not make closes nothi
 from __future__ import annotations
 
 import itertools
-import math
 import threading
 import time
-import warnings
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
-from forksafe.errors import ForkHazardWarning, InheritedConnectionError, PoolClosed, PoolTimeout
+from forksafe.errors import InheritedConnectionError, PoolClosed, PoolTimeout
 from forksafe.hooks import register_at_fork
 from forksafe.owned import Terms
-from forksafe.pool_threads import STOP_TIMEOUT, Crew
-from forksafe.pooled import abandon, admit, close, close_quietly, is_sqlite_file, logger, rollback
-from forksafe_core import Checkout, Item, Slots, Waiter, atfork
+from forksafe.pool_arguments import PoolStats, check_callables, check_seconds, checked_sizes, stats_from
+from forksafe.pool_upkeep import Upkeep
+from forksafe.pooled import close, logger, rollback
+from forksafe_core import Item, Slots, Waiter
 
 __all__ = ["ConnectionPool", "PoolStats"]
 
@@ -47,27 +45,7 @@ MAKER_TIMEOUT = 1.0  # seconds to wait for the thread that made a connection: it
 _numbers = itertools.count(1)
 
 
-@dataclass(frozen=True)
-class PoolStats:
-    """A pool's figures in this process; a child begins at zero. psycopg_pool has most of them under the same names."""
-
-    pool_min: int  # min_size
-    pool_max: int  # max_size
-    pool_size: int  # connections there are: idle, handed out or being made
-    pool_available: int  # of them idle
-    requests_waiting: int  # callers that wait now
-    requests_num: int  # connections asked for
-    requests_queued: int  # of these, not served at once
-    requests_wait_ms: int  # milliseconds waited by them in total
-    requests_errors: int  # not served: timed out, or connect() failed
-    returns_bad: int  # came back closed, or could not be reset
-    connections_num: int  # attempts to connect
-    connections_ms: int  # milliseconds these took in total
-    connections_errors: int  # of them failed
-    connections_lost: int  # refused by check=
-
-
-class ConnectionPool(Checkout[C]):
+class ConnectionPool(Upkeep[C]):
     """ConnectionPool(connect, *, min_size=0, max_size=10, timeout=30.0, max_idle=600.0, max_lifetime=3600.0, ...)
 
     Keeps connections that connect() returns, and lends them: `with pool.connection() as conn`. In a child it is
@@ -102,11 +80,12 @@ class ConnectionPool(Checkout[C]):
         fds: Callable[[C], int | Iterable[Any]] | tuple[()] | None = None,
         name: str | None = None,
     ) -> None:
-        _check_callables(connect=connect, close=close)
-        _check_callables(**{k: f for k, f in (("check", check), ("reset", reset), ("fds", fds)) if f not in (None, ())})
-        self._sizes = _checked_sizes(min_size, max_size)
+        check_callables(connect=connect, close=close)
+        optional = {"check": check, "reset": reset, "fds": None if fds == () else fds}
+        check_callables(**{what: function for what, function in optional.items() if function is not None})
+        self._sizes = checked_sizes(min_size, max_size)
         for what, value in (("timeout", timeout), ("max_idle", max_idle), ("max_lifetime", max_lifetime)):
-            _check_seconds(value, f"ConnectionPool({what}=...)")
+            check_seconds(value, f"ConnectionPool({what}=...)")
         self.name = f"pool-{next(_numbers)}" if name is None else str(name)
         self.timeout = timeout
         self.max_idle = max_idle
@@ -147,24 +126,14 @@ class ConnectionPool(Checkout[C]):
 
     def stats(self) -> PoolStats:
         """What the pool has and did in this process."""
-        figures = self._current().figures()
-        counted = {name: figures.get(name, 0) for name in _COUNTED}
-        return PoolStats(
-            pool_min=figures["min_size"],
-            pool_max=figures["max_size"],
-            pool_size=figures["size"],
-            pool_available=figures["idle"],
-            requests_waiting=figures["waiting"],
-            requests_num=figures["requests"],
-            **counted,
-        )
+        return stats_from(self._current().figures())
 
     def wait(self, timeout: float = 30.0) -> None:
         """Wait until there are min_size connections. PoolTimeout after that many seconds; what connect() raises.
 
         The pool stays open whatever happens.
         """
-        _check_seconds(timeout, "wait()")
+        check_seconds(timeout, "wait()")
         deadline = time.monotonic() + timeout
         slots = self._open()
         slots.retry_in(0)
@@ -186,17 +155,14 @@ class ConnectionPool(Checkout[C]):
     def check(self) -> None:
         """Look at every idle connection with check=, and replace those for which it raises."""
         slots = self._open()
-        for _ in range(slots.figures()["idle"]):
-            item = slots.take_idle()
-            if item is None:
-                break
-            if not self._passes(slots, item) or not slots.give(item):
+        for item, _ in slots.snapshot():
+            if slots.take_out(item) and not (self._passes(slots, item) and slots.give(item)):
                 self._retire(slots, item)
         self._keep_up(slots)
 
     def resize(self, min_size: int, max_size: int | None = None) -> None:
         """Change min_size and max_size (None: as min_size). Too many are closed: idle ones now, others at return."""
-        self._sizes = _checked_sizes(min_size, max_size)
+        self._sizes = checked_sizes(min_size, max_size)
         slots = self._current()
         slots.resize(*self._sizes)
         while (item := slots.take_idle(only_surplus=True)) is not None:
@@ -209,22 +175,20 @@ class ConnectionPool(Checkout[C]):
         timeout: seconds to wait for a connect() under way; what it makes later is closed then. In a child only the
         child's own connections are closed, and the parent's pool stays open.
         """
-        _check_seconds(timeout, "close()")
+        check_seconds(timeout, "close()")
+        deadline = time.monotonic() + timeout
         self._closed = True
         slots = self._current()
         slots.close()
         while (item := slots.take_idle()) is not None:
             self._retire(slots, item)
         slots.extra.stop_watching(slots, timeout)
-        slots.extra.join_makers(time.monotonic() + timeout)
+        slots.extra.join_makers(deadline)
 
     # What the core calls when something is unusual.
 
-    def _new_slots(self) -> Slots:
-        return Slots(*self._sizes, idle_limit=self.max_idle, closed=self._closed, extra=Crew())
-
     def _check_timeout(self, timeout: float) -> None:
-        _check_seconds(timeout, "timeout")
+        check_seconds(timeout, "timeout")
 
     def _lend_slowly(self, timeout: float | None) -> Item[C]:
         limit = self.timeout if timeout is None else timeout
@@ -307,7 +271,7 @@ class ConnectionPool(Checkout[C]):
             raise self._closed_error()
         raise self._timeout_error(slots, limit)
 
-    def _is_fit(self, slots: Slots, waiter: Waiter, deadline: float, pauses: Iterable[float]) -> bool:
+    def _is_fit(self, slots: Slots, waiter: Waiter, deadline: float, pauses: Iterator[float]) -> bool:
         """May this connection be handed out? Else it is replaced, and the caller asks again."""
         item: Item[C] = waiter.item
         maker, item.extra.maker = item.extra.maker, None
@@ -315,10 +279,10 @@ class ConnectionPool(Checkout[C]):
             maker.join(MAKER_TIMEOUT)  # so that a program without threads has none again
         if not item.expired and self._passes(slots, item):
             return not slots.inherited
-        waiter.item = None
         self._retire(slots, item)
+        waiter.item = None
         if maker is not None:  # a new one, too: do not ask the server without a pause
-            time.sleep(max(0.0, min(next(iter(pauses)), deadline - time.monotonic())))
+            time.sleep(max(0.0, min(next(pauses), deadline - time.monotonic())))
         return False
 
     def _passes(self, slots: Slots, item: Item[C]) -> bool:
@@ -338,64 +302,15 @@ class ConnectionPool(Checkout[C]):
     def _let_go(self, slots: Slots, waiter: Waiter) -> None:
         """An exception ends the waiting: nothing may be lost."""
         slots.withdraw(waiter)
-        item, waiter.item = waiter.item, None
-        if item is not None and slots.find(item.value) is item:
-            if not slots.give(item):
-                self._retire(slots, item)
-            self._keep_up(slots)
-
-    # Making, keeping, closing.
-
-    def _make(self, slots: Slots) -> None:
-        """Connect, into a slot that is reserved. Called by a thread of the Crew."""
-        began = time.monotonic()
-        conn = None
-        try:
-            conn = self._connect()
-            if slots.inherited:  # connect() forked, and this is the child
-                return abandon(conn, self._terms)
-            item = admit(conn, self._reset, self.max_lifetime, self._terms)
-            item.extra.maker = threading.current_thread() if threading.current_thread() in slots.extra.makers else None
-            kept = slots.add(item)
-        except BaseException as error:
-            if conn is not None:
-                close_quietly(conn, self._close)
-            self._make_failed(slots, error)
-        else:
-            slots.extra.made()
-            if not kept and not slots.inherited:
-                close_quietly(conn, self._close, item.extra)
-        finally:
-            slots.count("connections_num")
-            slots.count("connections_ms", round((time.monotonic() - began) * 1000))
-        return None
-
-    def _make_failed(self, slots: Slots, error: BaseException) -> None:
-        slots.count("connections_errors")
-        if not slots.fail(error):
-            slots.extra.failed(slots, error)
-            logger.warning("%s: connecting failed, and nobody waits for it", self._terms.name, exc_info=error)
-        self._keep_up(slots)
-
-    def _retire(self, slots: Slots, item: Item[C]) -> None:
-        """Close a connection that is in nobody's hands; then its slot is free."""
-        if slots.inherited:
+        item: Item[C] | None = waiter.item
+        waiter.item = None
+        if item is None:
             return
-        try:
-            close_quietly(item.value, self._close, item.extra)
-        finally:
-            slots.remove(item)
-
-    def _keep_up(self, slots: Slots) -> None:
-        slots.extra.grow(self, slots)
-        slots.extra.watch(self, slots)
-
-    def _tend(self, slots: Slots) -> float | None:
-        """Called by the watcher: close what was idle too long; seconds until it should look again."""
-        while (item := slots.take_idle(only_stale=True)) is not None:
-            self._retire(slots, item)
-        slots.extra.grow(self, slots)
-        return slots.next_due()
+        known = slots.find(item.value)
+        if known is not None and known is item:  # else it was retired
+            if not slots.give(known):
+                self._retire(slots, known)
+            self._keep_up(slots)
 
     def _open(self) -> Slots:
         if self._closed:
@@ -411,86 +326,13 @@ class ConnectionPool(Checkout[C]):
         out = figures["size"] - making - figures["idle"]
         more = f", {making} being made" if making else ""
         return PoolTimeout(
-            f"pool {self.name!r} had no connection within {limit:g} s: {out} of {figures['max_size']} handed out{more}, "
-            f"{figures['waiting']} others wait"
+            f"pool {self.name!r} had no connection within {limit:g} s: {out} of {figures['max_size']} handed "
+            f"out{more}, {figures['waiting']} others wait"
         )
 
-    # Around forks.
 
-    def _before_fork(self) -> None:
-        slots = self._known()
-        if slots is None or slots.inherited:
-            return
-        slots.extra.stop_watching(slots, STOP_TIMEOUT)
-        for _ in range(slots.figures()["idle"]):
-            item = slots.take_idle()
-            if item is None:
-                break
-            if is_sqlite_file(item.extra) or not slots.give(item):
-                self._retire(slots, item)
-        hazards = []
-        for item, _ in slots.snapshot():
-            item.extra.flag()
-            hazards += [item.value] if is_sqlite_file(item.extra) else []
-        if hazards:
-            self._warn_of(hazards)
-
-    def _warn_of(self, hazards: list[C]) -> None:
-        message = (
-            f"{self._terms.name} forks while {len(hazards)} of its SQLite connections to files are handed out: SQLite "
-            "does not allow that. Give them back before; in the child they are dead"
-        )
-        try:
-            warnings.warn(message, ForkHazardWarning, stacklevel=3)
-        except ForkHazardWarning as error:  # -W error: nothing may stop a fork half-way
-            atfork.write_unraisable(error, self)
-
-    def _after_in_parent(self) -> None:
-        slots = self._known()
-        if slots is not None and not slots.inherited:
-            slots.extra.watch(self, slots)
-
-    def _after_in_child(self) -> None:
-        slots = self._known()
-        if slots is not None and slots.inherited:
-            slots.wake_all()  # the thread that forked may be among them: in a signal handler, while it waited
-
-
-_COUNTED = (
-    "requests_queued", "requests_wait_ms", "requests_errors", "returns_bad", "connections_num", "connections_ms",
-    "connections_errors", "connections_lost",
-)  # fmt: skip
-
-
-def _pauses() -> Iterable[float]:
+def _pauses() -> Iterator[float]:
     pause = FIRST_PAUSE
     while True:
         yield pause
         pause = min(pause * 2, LAST_PAUSE)
-
-
-def _check_callables(**given: object) -> None:
-    for what, function in given.items():
-        if not callable(function):
-            raise TypeError(f"ConnectionPool({what}=...) takes a callable, not {function!r}")
-
-
-def _check_seconds(value: object, what: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{what} takes seconds, or math.inf for no limit, not {value!r}")
-    if math.isnan(value) or value < 0:
-        raise ValueError(f"{what} takes seconds from 0, or math.inf for no limit, not {value}")
-
-
-def _checked_sizes(min_size: int, max_size: int | None) -> tuple[int, int]:
-    for what, size in (("min_size", min_size), ("max_size", max_size)):
-        if isinstance(size, bool) or not isinstance(size, int) and not (size is None and what == "max_size"):
-            raise TypeError(f"{what} takes a number of connections, not {size!r}")
-    if max_size is None:
-        max_size = min_size
-    if min_size < 0 or max_size < max(1, min_size):
-        raise ValueError(
-            f"a pool has at least 1 connection and min_size is from 0 to max_size, not min_size={min_size}, "
-            f"max_size={max_size}"
-        )
-    return min_size, max_size

@@ -52,14 +52,15 @@ class Crew:
 
     def _make_one(self, pool: Employer, slots: Slots) -> bool:
         claim: list[None] = []
+        maker: Any = None
         try:
             if not slots.reserve(claim):
                 return False
             context = contextvars.copy_context()
             name = f"{pool.name}-connect"
             maker = threading.Thread(target=context.run, args=(self._make, pool, slots, claim), name=name, daemon=True)
-            self.makers.add(maker)
             try:
+                self.makers.add(maker)
                 maker.start()
             except RuntimeError:  # no thread can be started, or not any more
                 self.makers.discard(maker)
@@ -67,6 +68,7 @@ class Crew:
         except BaseException:
             if _taken(claim):  # else the thread runs, and sees to it
                 slots.fail(None)
+                self.makers.discard(maker)
             raise
         return True
 
@@ -90,9 +92,13 @@ class Crew:
 
     def join_makers(self, deadline: float) -> None:
         """Wait until those threads have ended that were connecting, or that time (of time.monotonic()) has come."""
-        for maker in list(self.makers):
-            if maker is not threading.current_thread():
-                maker.join(max(0.0, deadline - time.monotonic()))
+        for maker in list(self.makers - {threading.current_thread()}):
+            while (left := deadline - time.monotonic()) > 0:
+                try:
+                    maker.join(left)
+                    break
+                except RuntimeError:  # another thread is just starting it
+                    time.sleep(0.001)
 
     def watch(self, pool: Employer, slots: Slots) -> None:
         """Have a watcher if there is anything to watch."""

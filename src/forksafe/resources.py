@@ -24,7 +24,7 @@ from weakref import WeakValueDictionary
 from forksafe.errors import InheritedResourceError
 from forksafe.finding import Fds
 from forksafe.locks import RLock, local
-from forksafe.owned import Owned, Terms, Ticket, bury, catch_up, end, own
+from forksafe.owned import Owned, Terms, Ticket, bury, catch_up, end, own, warn_locked
 from forksafe_core import atfork
 
 __all__ = ["Resource", "resource"]
@@ -106,6 +106,7 @@ class Resource(Generic[T]):
     def _start(self) -> Owned:
         """Run the maker. Its value is this process's, unless the maker forked and this is the child."""
         generation = _generation()
+        warn_locked(self._terms, stacklevel=5)
         clean_up: Callable[[], object] | None = None
         value = self._maker()
         if self._is_generator:

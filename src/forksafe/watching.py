@@ -86,6 +86,8 @@ def _add_step(loader: Any) -> None:
 
     def exec_module(module: ModuleType) -> None:
         load(module)
+        if getattr(loader, "name", None) == module.__name__:  # else it loads others too
+            vars(loader).pop("exec_module", None)
         for then in list(_waiting.get(module.__name__, ())):
             _call(then, module)
 

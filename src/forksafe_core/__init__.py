@@ -15,6 +15,7 @@ _semaphores.pyx      Semaphore, BoundedSemaphore
 _local.pyx           local
 _checkout.pyx        things that are lent and come back
 _pure.py             the same names where there is no fork
+_pure_checkout.py    of these, what _checkout has
 
 IMPL is "compiled" where there is fork, else "pure". A platform with fork has no fallback: locks that only look
 fork-safe would be worse than an error.

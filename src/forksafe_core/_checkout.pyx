@@ -242,6 +242,17 @@ cdef class Slots:
         return None
 
     @cython.critical_section
+    def take_out(self, Item item):
+        """Take this one out, not to lend it. False when it is not idle."""
+        cdef Py_ssize_t i
+        if not is_inherited(self):
+            for i in range(len(self.idle)):
+                if self.idle[i] is item:
+                    self.idle.pop(i)
+                    return True
+        return False
+
+    @cython.critical_section
     def close(self):
         """From now on nothing is lent; those who wait are told."""
         cdef list waiters = self.waiters
@@ -362,8 +373,10 @@ cdef inline void refresh(Slots slots) noexcept:
 
 
 cdef int wake(Waiter waiter) except -1:
-    if waiter.lock.locked():
+    try:
         lock_release(waiter.lock)
+    except RuntimeError:  # it is awake
+        pass
     return 0
 
 

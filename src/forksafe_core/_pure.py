@@ -13,11 +13,17 @@ from collections.abc import Callable
 from threading import local
 from typing import Any, final
 
+from forksafe_core._pure_checkout import Checkout, Item, Slots, Waiter
+
 __all__ = [
     "BoundedSemaphore",
+    "Checkout",
+    "Item",
     "Lock",
     "RLock",
     "Semaphore",
+    "Slots",
+    "Waiter",
     "atfork",
     "held_across_forks",
     "hold_timeout",

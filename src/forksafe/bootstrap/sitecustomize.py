@@ -15,7 +15,7 @@ def _install():
         if os.environ.get("FORKSAFE_VERBOSE"):
             sys.stderr.write("forksafe: not installed for %s: %s\n" % (sys.executable, error))
         return
-    patching.install()
+    patching.install(connections=os.environ.get("FORKSAFE_CONNECTIONS", "0") not in ("", "0"))
     if os.environ.get("FORKSAFE_VERBOSE"):
         from forksafe import cli
 

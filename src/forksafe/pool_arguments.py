@@ -1,0 +1,78 @@
+"""What a ConnectionPool takes and tells: its arguments, checked, and PoolStats.
+
+Guarantees: a wrong argument is a TypeError or ValueError that names it and says what it may be, before anything
+changed.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+__all__ = ["PoolStats", "check_callables", "check_seconds", "checked_sizes", "stats_from"]
+
+
+@dataclass(frozen=True)
+class PoolStats:
+    """A pool's figures in this process; a child begins at zero. psycopg_pool has most of them under the same names."""
+
+    pool_min: int  # min_size
+    pool_max: int  # max_size
+    pool_size: int  # connections there are: idle, handed out or being made
+    pool_available: int  # of them idle
+    requests_waiting: int  # callers that wait now
+    requests_num: int  # connections asked for
+    requests_queued: int = 0  # of these, not served at once
+    requests_wait_ms: int = 0  # milliseconds they waited, in total
+    requests_errors: int = 0  # not served: timed out, or connect() failed
+    returns_bad: int = 0  # came back closed, or could not be reset
+    connections_num: int = 0  # attempts to connect
+    connections_ms: int = 0  # milliseconds they took, in total
+    connections_errors: int = 0  # of them failed
+    connections_lost: int = 0  # refused by check=
+
+
+PoolStats.__module__ = "forksafe"
+
+_FIGURES = {
+    "min_size": "pool_min",
+    "max_size": "pool_max",
+    "size": "pool_size",
+    "idle": "pool_available",
+    "waiting": "requests_waiting",
+    "requests": "requests_num",
+}
+
+
+def stats_from(figures: dict[str, int]) -> PoolStats:
+    """PoolStats from what the core's Slots count, and what it counted for the pool."""
+    named = {_FIGURES.get(name, name): value for name, value in figures.items() if name != "making"}
+    return PoolStats(**named)
+
+
+def check_callables(**given: object) -> None:
+    for what, function in given.items():
+        if not callable(function):
+            raise TypeError(f"ConnectionPool({what}=...) takes a callable, not {function!r}")
+
+
+def check_seconds(value: object, what: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{what} takes seconds, or math.inf for no limit, not {value!r}")
+    if math.isnan(value) or value < 0:
+        raise ValueError(f"{what} takes seconds from 0 on, or math.inf for no limit, not {value}")
+
+
+def checked_sizes(min_size: int, max_size: int | None) -> tuple[int, int]:
+    """Both sizes; a max_size of None is min_size."""
+    if max_size is None:
+        max_size = min_size
+    for what, size in (("min_size", min_size), ("max_size", max_size)):
+        if isinstance(size, bool) or not isinstance(size, int):
+            raise TypeError(f"{what} takes a number of connections, not {size!r}")
+    if min_size < 0 or max_size < max(1, min_size):
+        raise ValueError(
+            f"a pool has room for 1 connection or more, and keeps from 0 to max_size: not min_size={min_size}, "
+            f"max_size={max_size}"
+        )
+    return min_size, max_size

@@ -1,0 +1,357 @@
+"""install(connections=True): what the program connects is dead in every child, and nothing else is."""
+
+from __future__ import annotations
+
+import os
+import textwrap
+from pathlib import Path
+
+import pytest
+from conftest import FORKS, python, script, succeeds
+from sessions import serving
+
+HERE = str(Path(__file__).resolve().parent)
+INSTALL = "import forksafe; forksafe.install(connections=True)\n"
+ONLY_LOCKS = "import forksafe; forksafe.install()\n"
+PRELUDE = """
+import os, resource, socket, sys
+import forksafe
+from conftest import FORKS
+from forksafe.testing import run_in_child
+from forksafe_core import atfork
+from sessions import Client
+
+def in_child(fn, fork=os.fork):
+    def child():
+        forksafe.generation()  # a fork without handlers is noticed here
+        return fn()
+    return run_in_child(child, fork=fork)
+"""
+
+
+def run(tmp_path, text, *arguments, install=INSTALL, **more):
+    program = script(tmp_path / "program.py", text)
+    body = Path(program).read_text()
+    Path(program).write_text(install + PRELUDE + body)
+    path = os.pathsep.join(filter(None, [HERE, os.environ.get("PYTHONPATH")]))
+    return python(program, *map(str, arguments), env={"PYTHONPATH": path, **more.pop("env", {})}, **more)
+
+
+@pytest.fixture(scope="module")
+def server():
+    with serving() as server:
+        yield server
+
+
+# The program's own sockets. A client that is collected in a child says goodbye on the connection that it has.
+
+WAYS_TO_CONNECT = {
+    "connect": "sock = socket.socket(); sock.connect(address)",
+    "connect_ex": "sock = socket.socket(); assert sock.connect_ex(address) == 0",
+    "create_connection": "sock = socket.create_connection(address)",
+    "without waiting": """
+        import select
+        sock = socket.socket(); sock.setblocking(False)
+        sock.connect_ex(address); assert select.select([], [sock], [], 10)[1]
+        sock.setblocking(True)
+    """,
+    "a subclass": """
+        class Mine(socket.socket):
+            def connect(self, address):
+                return super().connect(address)
+        sock = Mine(); sock.connect(address)
+    """,
+    "the C type": """
+        import _socket
+        inner = _socket.socket(); inner.connect(address)
+        sock = socket.socket(fileno=inner.detach())
+    """,
+    "after a connect that failed": """
+        sock = socket.socket()
+        with socket.socket() as nobody:
+            nobody.bind(("127.0.0.1", 0))
+            assert sock.connect_ex(nobody.getsockname())
+        sock.connect(address)
+    """,
+}
+SAYS_GOODBYE = """
+address = ("127.0.0.1", int(sys.argv[1]))
+{connect}
+sock.settimeout(10)
+client = Client.__new__(Client)
+client.sock, client.file = sock, sock.makefile("rb")
+session = client.session
+def child():
+    client.close()
+    return Client(address[1]).session
+assert in_child(child, FORKS[sys.argv[2]]) != session
+assert client.session == session
+"""
+
+
+@pytest.mark.parametrize("way", WAYS_TO_CONNECT)
+def test_a_child_cannot_end_its_parents_session(tmp_path, server, way):
+    text = SAYS_GOODBYE.format(connect=textwrap.dedent(WAYS_TO_CONNECT[way]))
+    succeeds(run(tmp_path, text, server.port, "os.fork"))
+    control = run(tmp_path, text, server.port, "os.fork", install=ONLY_LOCKS)
+    assert control.returncode == 1
+    assert "the server has closed this session" in control.stderr
+
+
+def test_every_way_to_fork(tmp_path, server, fork_name):
+    text = SAYS_GOODBYE.format(connect=WAYS_TO_CONNECT["create_connection"])
+    succeeds(run(tmp_path, text, server.port, fork_name))
+    assert run(tmp_path, text, server.port, fork_name, install=ONLY_LOCKS).returncode == 1
+
+
+def test_in_children_too(tmp_path, server):
+    """What a child connects is its own, and dead in its children."""
+    text = """
+        port = int(sys.argv[1])
+        first = Client(port)
+        def child():
+            second = Client(port)
+            mine = second.session
+            def grandchild():
+                for client in (first, second):
+                    try:
+                        client.ask()
+                    except ConnectionError:
+                        continue
+                    return client.session
+                return Client(port).session
+            return mine, in_child(grandchild), second.session
+        mine, grandchilds, still_mine = in_child(child)
+        assert mine == still_mine
+        print(len({first.session, mine, grandchilds}))
+    """
+    assert succeeds(run(tmp_path, text, server.port)) == "3\n"
+    assert succeeds(run(tmp_path, text, server.port, install=ONLY_LOCKS)) == "2\n"
+
+
+def test_connections_over_unix_sockets(tmp_path):
+    """Streams and packets."""
+    text = """
+        for kind in (socket.SOCK_STREAM, socket.SOCK_SEQPACKET):
+            listening = socket.socket(socket.AF_UNIX, kind)
+            listening.bind(f"socket{kind:d}"); listening.listen()
+            client = socket.socket(socket.AF_UNIX, kind); client.connect(f"socket{kind:d}")
+            accepted = listening.accept()[0]
+            def child():
+                try:
+                    client.send(b"from the child")
+                except BrokenPipeError:
+                    pass
+            in_child(child)
+            client.send(b"from the parent")
+            assert accepted.recv(99) == b"from the parent"
+            assert [atfork.is_flagged(each.fileno()) for each in (listening, client, accepted)] == [0, 1, 0]
+    """
+    succeeds(run(tmp_path, text, cwd=tmp_path))
+    for name in ("socket1", "socket5"):
+        (tmp_path / name).unlink(missing_ok=True)
+    assert run(tmp_path, text, cwd=tmp_path, install=ONLY_LOCKS).returncode == 1
+
+
+# What is never flagged.
+
+
+def test_what_the_program_did_not_connect_is_left_alone(tmp_path):
+    text = """
+        import logging.handlers, multiprocessing.connection as connection
+        listening = socket.create_server(("127.0.0.1", 0))
+        address = listening.getsockname()
+        client = socket.create_connection(address)
+        accepted = listening.accept()[0]
+        datagram = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); datagram.connect(address)
+        pipe, file = os.pipe(), open(__file__)
+        listener = connection.Listener(("127.0.0.1", 0))
+        over_unix = connection.Listener("listener", "AF_UNIX")
+        clients = [connection.Client(each.address) for each in (listener, over_unix)]
+        logs = [logging.handlers.SocketHandler(*address),
+                logging.handlers.SysLogHandler(address, socktype=socket.SOCK_STREAM)]
+        logs[0].createSocket()
+        both = socket.socketpair()
+        alone = [listening, accepted, datagram, file, *both, *clients, logs[0].sock, logs[1].socket]
+        numbers = [each.fileno() for each in alone] + [*pipe]
+        assert len(numbers) == 12 and atfork.is_flagged(client.fileno())
+        flagged = [number for number in numbers if atfork.is_flagged(number)]
+        assert not flagged, (flagged, numbers)
+    """
+    succeeds(run(tmp_path, text, cwd=tmp_path))
+
+
+def test_datagram_sockets_are_shared_as_ever(tmp_path):
+    """statsd's and syslog's clients have one for good."""
+    text = """
+        sink = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); sink.bind(("127.0.0.1", 0)); sink.settimeout(10)
+        client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); client.connect(sink.getsockname())
+        in_child(lambda: client.send(b"from the child"))
+        assert sink.recv(99) == b"from the child"
+    """
+    succeeds(run(tmp_path, text))
+
+
+def test_a_log_over_tcp_loses_nothing(tmp_path):
+    text = """
+        import logging, logging.handlers, pickle
+        listening = socket.create_server(("127.0.0.1", 0)); listening.settimeout(10)
+        log = logging.getLogger("far away")
+        log.addHandler(logging.handlers.SocketHandler(*listening.getsockname()))
+        log.warning("one")
+        in_child(lambda: log.warning("two"))
+        log.warning("three")
+        accepted = listening.accept()[0].makefile("rb")
+        def message():
+            return pickle.loads(accepted.read(int.from_bytes(accepted.read(4), "big")))["msg"]
+        assert [message() for _ in range(3)] == ["one", "two", "three"]
+    """
+    succeeds(run(tmp_path, text))
+
+
+# keep_on_fork() and subprocess: what a child may have.
+
+
+def test_a_daemon_keeps_its_connection_if_it_says_so(tmp_path, server):
+    """It connects, forks twice, and the grandchild goes on."""
+    text = """
+        client = Client(int(sys.argv[1]))
+        session = client.session
+        if sys.argv[2] == "keep":
+            forksafe.keep_on_fork(client.sock)
+        def daemon():
+            try:
+                return client.session
+            except ConnectionError:
+                return None
+        print(in_child(lambda: in_child(daemon)) == session)
+    """
+    assert succeeds(run(tmp_path, text, server.port, "keep")) == "True\n"
+    assert succeeds(run(tmp_path, text, server.port, "no")) == "False\n"
+
+
+def test_a_program_started_with_the_connection_as_its_output(tmp_path, server):
+    """As without forksafe, unless preexec_fn makes a fork of it: then keep_on_fork() is needed."""
+    text = """
+        import subprocess
+        def session(client, **more):
+            with open(os.devnull) as nothing:
+                subprocess.run(["echo", "who"], stdin=nothing, stdout=client.sock, timeout=10, check=not more, **more)
+            client.sock.settimeout(0.5)
+            try:
+                return client.file.readline() != b""
+            except OSError:
+                return False
+        port = int(sys.argv[1])
+        assert session(Client(port))
+        assert not session(Client(port), preexec_fn=os.getpid)
+        kept = Client(port)
+        forksafe.keep_on_fork(kept.sock)
+        assert session(kept, preexec_fn=os.getpid)
+    """
+    succeeds(run(tmp_path, text, server.port))
+
+
+# Turning it on and off.
+
+
+def test_installing_twice_adding_and_uninstalling(tmp_path, server):
+    text = """
+        import socket as s
+        def is_flagged():
+            with s.create_connection(("127.0.0.1", int(sys.argv[1]))) as sock:
+                return atfork.is_flagged(sock.fileno())
+        meta_path = list(sys.meta_path)
+        forksafe.install(); assert not is_flagged()
+        forksafe.install(connections=True); assert is_flagged()
+        forksafe.install(connections=True); assert is_flagged()
+        forksafe.install(); assert is_flagged()
+        assert forksafe.patching.report().connections
+        before = s.create_connection(("127.0.0.1", int(sys.argv[1])))
+        forksafe.uninstall(); assert not is_flagged()
+        assert atfork.is_flagged(before.fileno()) and sys.meta_path == meta_path
+        forksafe.install(); assert not is_flagged()
+        assert not forksafe.patching.report().connections
+        forksafe.install(connections=True); assert is_flagged()
+        forksafe.uninstall(); forksafe.uninstall(); assert not is_flagged()
+        forksafe.install(connections=False); assert not is_flagged()
+    """
+    succeeds(run(tmp_path, text, server.port, install="import forksafe\n"))
+
+
+@pytest.mark.parametrize("value", ["'yes'", "1", "None"])
+def test_bad_argument(tmp_path, value):
+    text = f"""
+        import threading
+        try:
+            forksafe.install(connections={value})
+        except TypeError as error:
+            assert "takes True or False, not" in str(error)
+        else:
+            raise AssertionError
+        assert threading.Lock is not forksafe.Lock
+    """
+    succeeds(run(tmp_path, text, install="import forksafe\n"))
+
+
+def test_an_audit_hook_that_forbids_others(tmp_path):
+    text = """
+        import threading
+        def forbid(event, args):
+            if event == "sys.addaudithook":
+                raise RuntimeError("no more")
+        sys.addaudithook(forbid)
+        try:
+            forksafe.install(connections=True)
+        except RuntimeError as error:
+            assert "forbids" in str(error)
+        else:
+            raise AssertionError
+        assert threading.Lock is not forksafe.Lock
+        forksafe.install()
+        assert threading.Lock is forksafe.Lock
+    """
+    succeeds(run(tmp_path, text, install="import forksafe\n"))
+
+
+def test_strange_events_and_sockets_raise_nothing(tmp_path):
+    text = """
+        import contextlib
+        class Lies:
+            __class__ = property(lambda self: 1 / 0)
+            def __getattribute__(self, name): raise KeyError(name)
+        class Closed(socket.socket):
+            fileno = type = property(lambda self: 1 / 0)
+        for arguments in ((), (None,), (Lies(), 1), (socket.socket,), (3, "x")):
+            sys.audit("socket.connect", *arguments)
+        sys.audit("forksafe.connecting", 3)
+        for sock in (Closed(), socket.socket()):
+            sock.close()
+            with contextlib.suppress(OSError):
+                sock.connect(("127.0.0.1", 9))
+        assert atfork.flagged() == []
+    """
+    succeeds(run(tmp_path, text))
+
+
+def test_connecting_while_other_threads_fork(tmp_path, server):
+    """There is no moment at which a fork shares a connection: the flag comes before connect()."""
+    text = """
+        import threading
+        port, ended = int(sys.argv[1]), []
+        def connect():
+            for _ in range(100):
+                with socket.create_connection(("127.0.0.1", port)) as sock:
+                    assert atfork.is_flagged(sock.fileno())
+            ended.append(1)
+        threads = [threading.Thread(target=connect) for _ in range(3)]
+        for thread in threads: thread.start()
+        def alive():
+            return [each for each in connected_to(port)]
+        from sessions import connected_to
+        while any(thread.is_alive() for thread in threads):
+            assert in_child(alive) == []
+        for thread in threads: thread.join(30)
+        assert len(ended) == 3
+    """
+    succeeds(run(tmp_path, text, server.port, timeout=60))

@@ -1,0 +1,41 @@
+"""psycopg2, psycopg and SQLAlchemy on a real PostgreSQL: whatever a child does, its parent's sessions are left alone.
+
+See driver_matrix.py for what a cell is. All cells of a driver run in one program, at the first test that asks.
+"""
+
+from __future__ import annotations
+
+import drivers
+import pytest
+from driver_matrix import CELLS, CONTROLS, STATES, Cell, damaged, in_this_process, run_matrix
+
+DRIVERS = ("psycopg2", "psycopg", "sqlalchemy")
+TLS = pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=str)
+@TLS
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_the_parent_keeps_what_it_has(postgres, driver, tls, cell):
+    pytest.importorskip(driver)
+    assert run_matrix(driver, postgres, tls)[cell] == []
+
+
+@pytest.mark.parametrize(
+    ("driver", "cell"), [(driver, cell) for driver in DRIVERS for cell in CONTROLS[driver]], ids=str
+)
+@TLS
+def test_control_without_a_cure_the_parent_suffers(postgres, driver, tls, cell):
+    pytest.importorskip(driver)
+    wrong = run_matrix(driver, postgres, tls)[cell]
+    assert damaged(wrong), wrong
+
+
+@pytest.mark.parametrize("cure", ["close_on_fork", "resource"])  # a pool's threads are no company for a C fork
+@TLS
+def test_every_way_to_fork(postgres, fork, tls, cure):
+    pytest.importorskip("psycopg2")
+    driver = drivers.DRIVERS["psycopg2"](postgres, tls)
+    for state in STATES:
+        for action in ("gc", "query"):
+            assert in_this_process(driver, Cell(cure, state, action), fork) == []
