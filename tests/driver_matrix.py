@@ -1,9 +1,9 @@
 """What a child does with a connection that its parent has: every cell of a matrix, for one driver; not a test itself.
 
-Guarantees: a cell is a cure × the parent's state × the child's action. The parent connects, forks, and waits for the
-child's end; the child acts on what it inherited, then connects for itself and works, then ends as programs do: through
-the interpreter's finalisation. After that the parent's session, its transaction and its data must be as if there had
-been no child, and the child's own must be there. A cell gives the list of what was not so.
+Guarantees: a cell is a cure, a state of the parent and an action of the child. The parent connects, forks, and waits
+for the child's end; the child acts on what it inherited, then connects for itself and works, then ends as programs do:
+through the interpreter's finalisation. After that the parent's session, its transaction and its data must be as if
+there had been no child, and the child's own must be there. A cell gives the list of what was not so.
 
 All cells of a driver run in one fresh interpreter, one after the other, each with connections of its own. Those
 without a cure run in a process of their own each, which may hang or die of it: that is what they are to show.
@@ -14,6 +14,7 @@ from __future__ import annotations
 import faulthandler
 import functools
 import gc
+import itertools
 import json
 import os
 import signal
@@ -23,7 +24,6 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import asdict, astuple, dataclass
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import drivers
@@ -37,6 +37,7 @@ STATES = ("idle", "checked out", "in transaction")
 ACTIONS = ("exit", "gc", "close", "query", "rollback")
 TIME = 20  # seconds for a cell, and for its child
 CONTROL_TIME = 3.0  # after the other cells, for those that hang
+_numbers = itertools.count()
 FIRST = f"before all else, {os.getpid()}"
 
 
@@ -55,15 +56,15 @@ CELLS = [Cell(*each) for each in product(CURES, STATES, ACTIONS)]
 # What surely damages the parent without a cure. The rest is harmless in the drivers that look at the process's id
 # before they speak, as psycopg and redis do when they are collected or closed, or had nothing to say.
 HALF, OPEN = "checked out", "in transaction"
-_OF_LIBPQ = [*product(STATES, ("close", "query")), (HALF, "rollback"), (OPEN, "rollback")]
+_USUAL = [*product(STATES, ("close", "query")), (HALF, "rollback"), (OPEN, "rollback")]
 _HARMS = {
-    "psycopg2": _OF_LIBPQ,
-    "psycopg": _OF_LIBPQ,
-    "sqlalchemy": [*_OF_LIBPQ, (HALF, "gc"), (OPEN, "gc")],
-    "pymysql": [*product(STATES, ("close", "query")), (HALF, "exit"), (HALF, "gc"), (HALF, "rollback"), (OPEN, "rollback")],
+    "psycopg2": _USUAL,
+    "psycopg": _USUAL,
+    "sqlalchemy": [*_USUAL, (HALF, "gc"), (OPEN, "gc")],
+    "pymysql": [*_USUAL, (HALF, "exit"), (HALF, "gc")],
     "MySQLdb": list(product(STATES, ACTIONS)),
     "redis": [*product(STATES, ("query",)), (OPEN, "rollback")],
-}  # fmt: skip
+}
 CONTROLS = {driver: [Cell("no cure", *each) for each in harms] for driver, harms in _HARMS.items()}
 
 
@@ -82,10 +83,14 @@ def run_matrix(driver: str, server: Any, tls: bool) -> dict[Cell, list[str]]:
 
 def damaged(wrong: list[str]) -> bool:
     """Did the parent suffer? That the child fails is no damage to the parent."""
-    return any(
-        each.startswith(("the parent", "the rest of the parent", "what the parent", "the child's query"))
-        for each in wrong
+    of_parents = (
+        "the parent",
+        "the rest of",
+        "what the parent",
+        "the child's query",
+        "what the child wrote on the inh",
     )
+    return any(each.startswith(of_parents) for each in wrong)
 
 
 class Parent:
@@ -93,7 +98,7 @@ class Parent:
 
     def __init__(self, driver: Any, cell: Cell) -> None:
         self.driver, self.cell = driver, cell
-        self.name = f"{cell} of {os.getpid()}{' with TLS' if driver.tls else ''}"
+        self.name = f"{cell}, {os.getpid()}, {next(_numbers)}"
         self.connect = driver.connect
         self.give_back = driver.close
         if cell.cure == "resource":

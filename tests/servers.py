@@ -12,7 +12,7 @@ tls_terminator.py in front. What is missing is skipped, and the skip says so.
 from __future__ import annotations
 
 import contextlib
-import datetime
+import datetime as dt
 import importlib.util
 import os
 import pwd
@@ -127,7 +127,7 @@ def _folder() -> Iterator[str]:
 def _kept(
     folder: str, end: str, command: Callable[[int], list[str]], is_ready: Callable[[str, int], bool], user: str = USER
 ) -> Iterator[int]:
-    """The server run, on a free port, until the block is left; gives the port. Another takes it meanwhile: once more."""
+    """The server, run until the block is left; gives its port. Should another take that meanwhile: once more."""
     for _ in range(3):
         port = _free_port()
         keeper = subprocess.Popen(
@@ -208,11 +208,11 @@ def _certificate(folder: str) -> None:
 
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.datetime.now(datetime.timezone.utc)
+    now = dt.datetime.now(dt.timezone.utc)
     certificate = (
         x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
+        .not_valid_before(now - dt.timedelta(hours=1))
+        .not_valid_after(now + dt.timedelta(days=1))
         .sign(key, hashes.SHA256())
     )
     pem = serialization.Encoding.PEM

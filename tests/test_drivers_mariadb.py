@@ -1,4 +1,4 @@
-"""PyMySQL and mysqlclient on a real MariaDB, where the machine has one: whatever a child does, its parent's sessions are left alone.
+"""PyMySQL and mysqlclient on a real MariaDB, where there is one: whatever a child does, its parent keeps its sessions.
 
 See driver_matrix.py for what a cell is. All cells of a driver run in one program, at the first test that asks.
 """

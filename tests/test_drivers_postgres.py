@@ -1,4 +1,4 @@
-"""psycopg2, psycopg and SQLAlchemy on a real PostgreSQL: whatever a child does, its parent's sessions are left alone.
+"""psycopg2, psycopg and SQLAlchemy on a real PostgreSQL: whatever a child does, its parent keeps its sessions.
 
 See driver_matrix.py for what a cell is. All cells of a driver run in one program, at the first test that asks.
 """

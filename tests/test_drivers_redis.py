@@ -1,16 +1,33 @@
-"""redis-py on a real Redis: whatever a child does, its parent's sessions are left alone.
+"""redis-py on a real Redis: whatever a child does, its parent keeps its sessions.
 
 See driver_matrix.py for what a cell is. All cells of a driver run in one program, at the first test that asks.
 """
 
 from __future__ import annotations
 
+import gc
+
 import drivers
 import pytest
 from driver_matrix import CELLS, CONTROLS, STATES, Cell, damaged, in_this_process, run_matrix
 
+import forksafe
+from forksafe.testing import run_in_child
+
 DRIVERS = ("redis",)
 TLS = pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
+
+
+@pytest.fixture(params=[False, True], ids=["plain", "TLS"])
+def client(redis_server, request):
+    redis = pytest.importorskip("redis")
+    return redis.Redis(**redis_server.arguments(request.param))
+
+
+@pytest.fixture
+def other(redis_server):
+    """Somebody else's client."""
+    return pytest.importorskip("redis").Redis(**redis_server.arguments())
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=str)
@@ -39,3 +56,92 @@ def test_every_way_to_fork(redis_server, fork, tls, cure):
     for state in STATES:
         for action in ("gc", "query"):
             assert in_this_process(driver, Cell(cure, state, action), fork) == []
+
+
+def watching(client):
+    """A pipeline that watches a key, which it has its own connection for."""
+    pipeline = client.pipeline()
+    pipeline.watch("watched")
+    pipeline.multi()
+    pipeline.set("written", 1)
+    return [pipeline]
+
+
+def collect(held):
+    held.clear()
+    gc.collect()
+
+
+def is_watched(held, other):
+    """Whether the server lets the transaction go through although the key changed."""
+    other.incr("watched")
+    try:
+        held[0].execute()
+    except Exception as error:
+        assert type(error).__name__ == "WatchError", error
+        return True
+    return False
+
+
+@pytest.mark.parametrize("cure", ["close_on_fork", "resource"])
+def test_a_pipeline_collected_in_the_child_goes_on_watching_in_the_parent(client, other, cure):
+    if cure == "resource":
+        held = [forksafe.resource(lambda: watching(client)[0])()]
+    else:
+        held = watching(client)
+        forksafe.close_on_fork(held[0].connection._sock)
+    run_in_child(lambda: collect(held))
+    assert is_watched(held, other)
+
+
+def test_control_a_pipeline_collected_in_the_child_watches_no_more(redis_server, other):
+    held = watching(pytest.importorskip("redis").Redis(**redis_server.arguments()))
+    run_in_child(lambda: collect(held))
+    assert not is_watched(held, other)
+
+
+def subscribed(client):
+    subscription = client.pubsub(ignore_subscribe_messages=True)
+    subscription.subscribe("news")
+    assert subscription.get_message(timeout=5) is None
+    return subscription
+
+
+def hear(subscription):
+    message = subscription.get_message(timeout=5)
+    return message and message["data"]
+
+
+USES = {
+    "gc": lambda held: collect(held),
+    "close": lambda held: held[0].close(),
+    "unsubscribe": lambda held: held[0].unsubscribe("news"),
+    "listen": lambda held: held[0].get_message(timeout=0.05),
+}
+
+
+@pytest.mark.parametrize("use", list(USES))
+def test_a_subscription_used_in_the_child_goes_on_in_the_parent(client, other, fork, use):
+    held = [subscribed(client)]
+    forksafe.close_on_fork(held[0].connection._sock)
+
+    def child():
+        forksafe.generation()  # where no handler ran, forksafe learns of the fork by the first call of it
+        try:
+            USES[use](held)
+        except Exception:  # it may fail
+            pass
+
+    run_in_child(child, fork=fork)
+    assert other.publish("news", "today") >= 1
+    assert hear(held[0]) == b"today"
+
+
+def test_control_the_child_hears_what_is_for_the_parent(redis_server, other):
+    """And it unsubscribes the parent."""
+    held = [subscribed(pytest.importorskip("redis").Redis(**redis_server.arguments()))]
+    other.publish("news", "for the parent")
+    assert run_in_child(lambda: hear(held[0])) == b"for the parent"
+    run_in_child(lambda: held[0].unsubscribe("news"))
+    other.publish("news", "for nobody")
+    assert held[0].get_message(timeout=0.2) is None

@@ -1,7 +1,7 @@
 """Speaks TLS in front of a server that was built without it, as stunnel does; not a test itself.
 
-python tls_terminator.py FOLDER POSTGRES|REDIS PORT, with certificate.pem and key.pem in FOLDER, forwards to 127.0.0.1:PORT. It
-listens on a port of 127.0.0.1 that it writes into FOLDER/port.
+python tls_terminator.py FOLDER POSTGRES|REDIS PORT forwards to 127.0.0.1:PORT. It takes certificate.pem and key.pem in
+FOLDER, and listens on a port of 127.0.0.1 that it writes into FOLDER/port.
 
 A client's connection is one session of the server behind: what ends or garbles the one ends the other. So a driver
 does here with its TLS connection what it would do with any.

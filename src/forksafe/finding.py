@@ -29,7 +29,7 @@ from forksafe import finders
 from forksafe.errors import UnknownDescriptorsWarning
 from forksafe_core import atfork
 
-__all__ = ["Fds", "Found", "find", "flag", "register_finder", "warn_unknown"]
+__all__ = ["Fds", "Found", "find", "flag", "reachable", "register_finder", "warn_unknown"]
 
 Finder: TypeAlias = Callable[[Any], Iterable[object]]
 Fds: TypeAlias = "Callable[[Any], int | Iterable[Any]] | Iterable[Any]"
@@ -73,6 +73,17 @@ def find(value: object, at_fork: Found | None = None) -> Found:
     if not unknown and not descriptors:
         unknown = walk.cut_short or (not walk.understood and _is_like_a_connection(value))
     return Found(descriptors, tuple(walk.opaque), unknown, walk.cut_short, tuple(files))
+
+
+def reachable(value: object) -> list[object]:
+    """What find() looks at: the value, and what it leads to, nearest first."""
+    walk = _Walk(value, False)
+    level: list[Any] = [value]
+    for _ in range(MOST_DEEP):
+        level = walk.step(level)
+        if not level:
+            break
+    return list(walk.seen.values())
 
 
 def register_finder(type: type | str, finder: Finder) -> None:

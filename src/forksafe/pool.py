@@ -28,7 +28,6 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from forksafe.errors import InheritedConnectionError, PoolClosed, PoolTimeout
-from forksafe.hooks import register_at_fork
 from forksafe.owned import Terms
 from forksafe.pool_arguments import PoolStats, check_callables, check_seconds, checked_sizes, stats_from
 from forksafe.pool_upkeep import Upkeep
@@ -97,9 +96,7 @@ class ConnectionPool(Upkeep[C]):
         self._close = close
         self._terms = Terms(f"ConnectionPool {self.name!r}", fds, "discard")
         self._closed = False
-        self._hooks = register_at_fork(
-            before=self._before_fork, after_in_parent=self._after_in_parent, after_in_child=self._after_in_child
-        )
+        self._look_after_forks()
 
     @property
     def min_size(self) -> int:

@@ -15,10 +15,12 @@ from __future__ import annotations
 import threading
 import time
 import warnings
+import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from forksafe.errors import ForkHazardWarning
+from forksafe.hooks import register_at_fork
 from forksafe.owned import Terms
 from forksafe.pool_threads import STOP_TIMEOUT, Crew
 from forksafe.pooled import abandon, admit, close_quietly, is_sqlite_file, logger
@@ -27,6 +29,8 @@ from forksafe_core import Checkout, Item, Slots, atfork
 __all__ = ["Upkeep"]
 
 C = TypeVar("C")
+
+_pools: dict[int, weakref.ref[Upkeep[Any]]] = {}  # by id
 
 
 class Upkeep(Checkout[C]):
@@ -41,6 +45,11 @@ class Upkeep(Checkout[C]):
     _reset: Callable[[C], object] | None
     _close: Callable[[C], object]
     _terms: Terms
+
+    def _look_after_forks(self) -> None:
+        """Have the pool's part in forks done, as long as it lives."""
+        key = id(self)
+        _pools[key] = weakref.ref(self, lambda _, forget=_pools.pop: forget(key, None))  # type: ignore[misc]
 
     def _new_slots(self) -> Slots:
         """Called by the core, for each generation that uses the pool."""
@@ -139,3 +148,23 @@ class Upkeep(Checkout[C]):
         slots = self._known()
         if slots is not None and slots.inherited:
             slots.wake_all()
+
+
+def _for_all(what: Callable[[Upkeep[Any]], None]) -> Callable[[], None]:
+    def hook() -> None:
+        for reference in list(_pools.values()):
+            pool = reference()
+            try:
+                if pool is not None:
+                    what(pool)
+            except BaseException as error:  # the others' turn comes all the same
+                atfork.write_unraisable(error, what)
+
+    return hook
+
+
+register_at_fork(
+    before=_for_all(Upkeep._before_fork),
+    after_in_parent=_for_all(Upkeep._after_in_parent),
+    after_in_child=_for_all(Upkeep._after_in_child),
+)

@@ -1,113 +1,131 @@
-"""protect(): objects of threading, queue and logging that exist already, made usable in children.
+"""protect(): objects that exist already, made usable in children.
 
-Guarantees: in a child, a protected standard lock is reinitialised unless the thread that forked provably held it:
-an RLock names its owner; a Lock does not, so it is kept only where the forking process had no other thread. The
-waiters that conditions and queues remember are forgotten, for their threads vanished. What a queue holds, an
-event's flag and a semaphore's count stay.
+Guarantees, in a child: a protected standard lock is reinitialised unless the thread that forked provably held it: an
+RLock names its owner; a Lock does not, so it is kept only where the forking process had no other thread. The waiters
+that conditions and queues remember are forgotten, for their threads vanished. What a queue holds, an event's flag and
+a semaphore's count stay. Connections are tombstones before any Python runs, and what kept them, an engine, pool or
+client of a known kind (adapters.py, library_adapters.py), is usable with connections of the child's own.
 
-Objects are held weakly and taken apart at the fork, so that what they are given later counts too. One registry of
-adapters by type says what an object consists of; register_adapter() adds to it.
+Of an object of no known kind, whatever of these it leads to is protected: its locks, queues, sockets and clients.
+Objects are held weakly and looked through again at each fork, so that what they are given later counts too.
 
 Not covered: data that was being changed when its holder vanished (forksafe.Lock(hold=True) is for that); a
-queue.SimpleQueue, whose lock Python cannot reach (install() replaces the type).
+queue.SimpleQueue, whose lock Python cannot reach (install() replaces the type); connections that an unknown object
+opened since it was protected, in a fork made by C, before which nothing can look.
 """
 
 from __future__ import annotations
 
 import functools
-import logging
-import os
-import queue
 import sys
-import threading
 import weakref
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from forksafe import locks
+from forksafe import finding
+from forksafe.adapters import Adapter, adapter_of, register_adapter
 from forksafe.hooks import register_at_fork
+from forksafe_core import atfork
 
 __all__ = ["Adapter", "protect", "register_adapter", "unprotect"]
 
 T = TypeVar("T")
 
-_LockType = type(threading._allocate_lock())  # type: ignore[attr-defined]
-_RLockType = type(threading._CRLock())  # type: ignore[attr-defined]
+
+class _Protection:
+    """What is remembered of one protected object."""
+
+    __slots__ = ("flagged", "reference", "undo")
+
+    def __init__(self, reference: Callable[[], Any]) -> None:
+        self.reference = reference
+        self.flagged: set[int] = set()
+        self.undo: list[Callable[[], object]] = []
+
+    def flag(self, obj: object) -> None:
+        """In children, what this has open is dead."""
+        if isinstance(obj, int):
+            self.flagged.update(finding.flag(None, fds=(obj,)).descriptors)
+        else:
+            self.flagged.update(finding.flag(obj).descriptors)
+
+    def end(self) -> None:
+        for undo in self.undo:
+            undo()
+        for descriptor in self.flagged:
+            atfork.unflag(descriptor)
 
 
-@dataclass(frozen=True)
-class Adapter:
-    """What can be done for objects of one type.
-
-    parts: the objects it consists of that have adapters of their own.
-    held: asked of the thread that forks (before the fork; in a child whose fork ran no hooks, there): does it
-    provably hold this? Then it is left alone.
-    reset: called in the child, when its parts have been dealt with.
-    """
-
-    parts: Callable[[Any], Iterable[Any]] | None = None
-    held: Callable[[Any], bool] | None = None
-    reset: Callable[[Any], object] | None = None
-
-
-_adapters: dict[type, Adapter] = {}
-_protected: dict[int, weakref.ref[Any]] = {}
+_protected: dict[int, _Protection] = {}
 _held_at_fork: set[int] | None = None  # ids; None where no `before` hook could look
 _watching = False
 
 
-def register_adapter(
-    type: type,
-    *,
-    parts: Callable[[Any], Iterable[Any]] | None = None,
-    held: Callable[[Any], bool] | None = None,
-    reset: Callable[[Any], object] | None = None,
-) -> None:
-    """Teach protect() what to do for instances of a type and its subclasses; see Adapter. The last one given counts."""
-    if not isinstance(type, _type):
-        raise TypeError(f"register_adapter() takes a type first, not {type!r}")
-    _adapters[type] = Adapter(parts, held, reset)
-
-
-def protect(obj: T) -> T:
+def protect(obj: T, *, verbose: bool = False) -> T:
     """Make an object that exists already usable in children; returns it.
 
-    Takes standard locks, conditions, events, semaphores, barriers, queues and logging handlers, and any object
-    that keeps some of these in its attributes. On a class, as a decorator: each instance, once it is made.
+    Takes standard locks, conditions, events, semaphores, barriers, queues and logging handlers; anything open with a
+    fileno(); engines, pools, sessions, clients and event loops of known kinds; and any object that leads to some of
+    these. On a class, as a decorator: each instance, once it is made. verbose: say on stderr what was found.
     Objects are held weakly. TypeError if there is nothing that could be done.
     """
     if isinstance(obj, type):
         _protect_instances(obj)
         return obj
-    if _adapter_of(obj) is None and not any(True for _ in _attributes(obj)):
+    if adapter_of(obj) is None and not _parts_of(obj) and not finding.find(obj).descriptors:
         raise TypeError(_nothing_to_do(obj))
     _remember(obj)
+    if verbose:
+        _explain(obj)
     return obj
 
 
 def unprotect(obj: T) -> T:
     """Undo protect(obj); returns it. ValueError if it is not protected."""
-    reference = _protected.get(id(obj))
-    if reference is None or reference() is not obj:
+    protection = _protected.get(id(obj))
+    if protection is None or protection.reference() is not obj:
         raise ValueError(f"unprotect(): this {type(obj).__name__} is not protected")
     del _protected[id(obj)]
+    protection.end()
     return obj
 
 
 def _remember(obj: Any) -> None:
     global _watching
     key = id(obj)
+    before = _protected.get(key)
+    if before is not None and before.reference() is obj:
+        return
     try:
-        _protected[key] = weakref.ref(obj, lambda _: _protected.pop(key, None))
+        protection = _Protection(weakref.ref(obj, lambda _: _protected.pop(key, None)))
     except TypeError:
         raise TypeError(
             f"protect(): a {type(obj).__name__} cannot be referred to weakly; add '__weakref__' to its __slots__, or "
-            "protect the locks in it"
+            "protect the locks in it, and use close_on_fork() for what it has open"
         ) from None
+    for each in _taken_apart(obj):
+        _begin(each, protection)
+    _protected[key] = protection
     if not _watching:
         _watching = True
         register_at_fork(before=_look, after_in_parent=_forget_look, after_in_child=_reset_all)
+
+
+def _begin(obj: Any, protection: _Protection) -> None:
+    """Flag what is open, and have what the object opens from now on flagged at once, where it tells."""
+    adapter = adapter_of(obj)
+    if adapter is not None and adapter.watch is not None:
+        protection.undo.append(adapter.watch(obj, protection.flag))
+    _flag_open(obj, protection)
+
+
+def _flag_open(obj: Any, protection: _Protection) -> None:
+    adapter = adapter_of(obj)
+    if adapter is None:
+        protection.flag(obj)
+    elif adapter.connections is not None:
+        for each in adapter.connections(obj):
+            protection.flag(each)
 
 
 def _protect_instances(cls: type) -> None:
@@ -129,34 +147,42 @@ def _nothing_to_do(obj: Any) -> str:
     name = f"{type(obj).__module__}.{type(obj).__qualname__}"
     if name == "_queue.SimpleQueue":
         return (
-            "protect(): a queue.SimpleQueue keeps its lock where Python cannot reach it; make it after "
+            "protect(): a compiled queue.SimpleQueue keeps its lock where Python cannot reach it; make it after "
             "forksafe.install(), or use queue.Queue"
         )
     return (
         f"protect() knows nothing it could do for a {name}: it is no lock, condition, event, semaphore, barrier, "
-        "queue or logging handler, and has none in its attributes; register_adapter() teaches it more"
+        "queue or logging handler, has nothing open, and leads to nothing of the kind; register_adapter() and "
+        "register_finder() teach it more"
     )
 
 
-def _adapter_of(obj: Any) -> Adapter | None:
-    for cls in type(obj).__mro__:
-        if cls in _adapters:
-            return _adapters[cls]
-    return None
+def _explain(obj: Any) -> None:
+    name = f"{type(obj).__module__}.{type(obj).__qualname__}"
+    lines = [f"forksafe: protect({name}):"]
+    for each in _taken_apart(obj):
+        adapter = adapter_of(each)
+        if adapter is not None:
+            does = [what for what in ("reset", "connections", "watch") if getattr(adapter, what) is not None]
+            means = {"reset": "put right in children", "connections": "its connections dead there", "watch": "new ones too"}
+            said = ", ".join(means[what] for what in does) or "needs nothing"
+            lines.append(f"  a {type(each).__module__}.{type(each).__qualname__}: {said}")
+    descriptors = sorted(_protected[id(obj)].flagged)
+    lines.append(f"  descriptors that are dead in children: {descriptors or 'none now'}")
+    found = finding.find(obj) if adapter_of(obj) is None else finding.Found()
+    if found.cut_short:
+        lines.append("  it leads to too many objects: not all were looked at")
+    lines += [f"  not found: the descriptors of a {type(each).__qualname__}" for each in found.opaque]
+    print("\n".join(lines), file=sys.stderr)
 
 
-def _attributes(obj: Any) -> Iterable[Any]:
-    """What an object of no known type keeps in its attributes and can be dealt with."""
-    values = list(getattr(obj, "__dict__", {}).values())
-    for cls in type(obj).__mro__:
-        slots = cls.__dict__.get("__slots__", ())
-        names = (slots,) if isinstance(slots, str) else slots
-        values += [getattr(obj, name, None) for name in names if name not in ("__dict__", "__weakref__")]
-    return [value for value in values if _adapter_of(value) is not None]
+def _parts_of(obj: Any) -> Iterable[Any]:
+    """What an object of no known kind leads to, and can be dealt with."""
+    return [each for each in finding.reachable(obj) if each is not obj and adapter_of(each) is not None]
 
 
-def _taken_apart() -> list[Any]:
-    """Every protected object and what it consists of, parts first."""
+def _taken_apart(top: Any) -> list[Any]:
+    """A protected object and what it consists of, parts first."""
     found: list[Any] = []
     seen: set[int] = set()
 
@@ -164,27 +190,45 @@ def _taken_apart() -> list[Any]:
         if id(obj) in seen:
             return
         seen.add(id(obj))
-        adapter = _adapter_of(obj)
-        parts = _attributes(obj) if adapter is None else adapter.parts(obj) if adapter.parts else ()
-        for part in parts:
-            visit(part)
+        adapter = adapter_of(obj)
+        parts = _parts_of(obj) if adapter is None else adapter.parts(obj) if adapter.parts else ()
+        for each in parts:
+            visit(each)
         found.append(obj)
 
-    for reference in list(_protected.values()):
-        obj = reference()
-        if obj is not None:
-            visit(obj)
+    visit(top)
+    return found
+
+
+def _everything() -> list[tuple[_Protection, Any]]:
+    """Every protected object and what it consists of, each once, parts first."""
+    seen: set[int] = set()
+    found = []
+    for protection in list(_protected.values()):
+        top = protection.reference()
+        for obj in _taken_apart(top) if top is not None else ():
+            if id(obj) not in seen:
+                seen.add(id(obj))
+                found.append((protection, obj))
     return found
 
 
 def _is_held(obj: Any) -> bool:
-    adapter = _adapter_of(obj)
+    adapter = adapter_of(obj)
     return bool(adapter and adapter.held and adapter.held(obj))
 
 
 def _look() -> None:
     global _held_at_fork
-    _held_at_fork = {id(obj) for obj in _taken_apart() if _is_held(obj)}
+    held = set()
+    for protection, obj in _everything():
+        try:
+            _flag_open(obj, protection)
+            if _is_held(obj):
+                held.add(id(obj))
+        except Exception as error:  # of an adapter: the others still have their turn
+            atfork.write_unraisable(error, obj)
+    _held_at_fork = held
 
 
 def _forget_look() -> None:
@@ -195,50 +239,13 @@ def _forget_look() -> None:
 def _reset_all() -> None:
     seen = _held_at_fork
     _forget_look()
-    for obj in _taken_apart():
-        adapter = _adapter_of(obj)
+    for protection, obj in _everything():
+        protection.flagged.clear()  # tombstones now, whose numbers are the child's
+        adapter = adapter_of(obj)
         held = _is_held(obj) if seen is None else id(obj) in seen
-        if adapter is not None and adapter.reset is not None and not held:
+        if adapter is None or adapter.reset is None or held:
+            continue
+        try:
             adapter.reset(obj)
-
-
-def _only_thread() -> bool:
-    """True when no other thread can be holding anything, native ones included where that can be told."""
-    try:
-        return os.stat("/proc/self/task").st_nlink == 3
-    except OSError:
-        return threading.active_count() == 1
-
-
-_type = type
-
-
-def _register_standard_types() -> None:
-    def reinit(lock: Any) -> None:
-        lock._at_fork_reinit()
-
-    def part(*names: str) -> Callable[[Any], list[Any]]:
-        return lambda obj: [getattr(obj, name) for name in names if getattr(obj, name, None) is not None]
-
-    def refill(barrier: Any) -> None:
-        if barrier._state in (-1, 0, 1):  # a broken one stays broken
-            barrier._state = barrier._count = 0
-
-    nothing = Adapter()
-    _adapters.update(dict.fromkeys((locks.Lock, locks.RLock, locks.Semaphore, locks.BoundedSemaphore), nothing))
-    _adapters.update(dict.fromkeys((locks.Condition, locks.Barrier, locks.Event), Adapter(part("_lock", "_cond"))))
-    # A Lock that was forked without hooks is left alone once others may hold it.
-    register_adapter(_LockType, held=lambda lock: lock.locked() and _only_thread(), reset=reinit)
-    register_adapter(_RLockType, held=lambda lock: lock._is_owned(), reset=reinit)
-    register_adapter(threading._PyRLock, held=lambda lock: lock._is_owned(), reset=reinit)  # type: ignore[attr-defined]
-    register_adapter(threading.Condition, parts=part("_lock"), reset=lambda condition: condition._waiters.clear())
-    register_adapter(threading.Event, parts=part("_cond"))
-    register_adapter(threading.Semaphore, parts=part("_cond"))
-    register_adapter(threading.Barrier, parts=part("_cond"), reset=refill)
-    register_adapter(queue.Queue, parts=part("mutex", "not_empty", "not_full", "all_tasks_done"))
-    register_adapter(logging.Handler, parts=part("lock"))
-    if sys.version_info < (3, 12):
-        register_adapter(functools.cached_property, parts=part("lock"))
-
-
-_register_standard_types()
+        except Exception as error:
+            atfork.write_unraisable(error, obj)
