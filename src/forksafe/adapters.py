@@ -128,5 +128,3 @@ def _register_standard_types() -> None:
 
 
 _register_standard_types()
-
-from forksafe import library_adapters as _  # noqa: E402 - it registers with what is above

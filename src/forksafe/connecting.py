@@ -33,6 +33,7 @@ from dataclasses import dataclass
 from types import FrameType, ModuleType
 from typing import Any
 
+from forksafe import loops as _  # which teaches protect() about event loops
 from forksafe import finding, watching
 from forksafe.descriptors import close_on_fork
 from forksafe.hooks import Registration, register_at_fork
@@ -203,6 +204,10 @@ _KINDS = (
     _Kind("psycopg2", "_connect", _connected, "extensions.connection"),
     _Kind("MySQLdb.connections", "Connection", _connected),
     _Kind("asyncio.selector_events", "BaseSelectorEventLoop", protect),
+    _Kind("sqlalchemy.engine.base", "Engine", protect),
+    _Kind("psycopg_pool.pool", "ConnectionPool", protect),
+    _Kind("redis.connection", "ConnectionPool", protect),
+    _Kind("peewee", "Database", protect),
 )
 
 WATCHED = [

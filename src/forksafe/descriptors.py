@@ -51,7 +51,8 @@ def close_on_fork(x: _X) -> _X:
     TypeError or ValueError for what has no descriptor, OSError for a number that is not open.
     """
     if callable(x) and not isinstance(x, type) and not hasattr(x, "fileno"):
-        return _flagging(x)
+        wrapped: _X = _flagging(x)
+        return wrapped
     descriptor = _descriptor_of(x, "close_on_fork")
     certain = atfork.flag(descriptor)
     _watched.pop(descriptor, None)

@@ -1,7 +1,7 @@
 """Adapters for other libraries' engines, pools and clients, by name: none of them is imported here.
 
-Guarantees, in a child of a process that protected one: it can be used at once, with connections of the child's own; what
-it had open is dead (its descriptors are tombstones) and kept alive for good, so that no finaliser, no pool and no
+Guarantees, in a child of a process that protected one: it can be used at once, with connections of the child's own;
+what it had open is dead (its descriptors are tombstones) and kept alive for good, so that no finaliser, no pool and no
 `with` block that was open at the fork sends anything to the parent's server.
 
 Each is changed in place, for others have references to it. Private attributes are used where a library has no public
@@ -52,23 +52,29 @@ def _watch_method(obj: Any, name: str, flag: Flag) -> Callable[[], object]:
         return made
 
     setattr(obj, name, method)
+    alive, ours = weakref.ref(obj), weakref.ref(method)  # what undoes this must keep neither, for the one has the other
 
     def undo() -> None:
-        if vars(obj).get(name) is method:
-            delattr(obj, name)
+        owner = alive()
+        if owner is not None and vars(owner).get(name) is ours():
+            delattr(owner, name)
 
     return undo
 
 
 # SQLAlchemy: a pool forgets its connections in place; those that are checked out are replaced by dead ones.
 
-_records: dict[int, dict[int, Any]] = {}  # by id of a pool: the records of its connections
+
+def _records_of(pool: Any) -> dict[int, Any]:
+    """The records of its connections by id. They refer to the pool, so they lie nowhere but in it."""
+    records: dict[int, Any] = vars(pool).setdefault("_forksafe_records", {})
+    return records
 
 
 def _watch_pool(pool: Any, flag: Flag) -> Callable[[], object]:
     event: Any = sys.modules["sqlalchemy.event"]
-    key = id(pool)
-    records: dict[int, Any] = _records.setdefault(key, {})
+    records = _records_of(pool)
+    alive = weakref.ref(pool)
 
     def connected(connection: Any, record: Any) -> None:
         records[id(record)] = record
@@ -84,10 +90,10 @@ def _watch_pool(pool: Any, flag: Flag) -> Callable[[], object]:
         event.listen(pool, name, listener)
 
     def undo() -> None:
-        _records.pop(key, None)
-        for name, listener in listeners:
-            if event.contains(pool, name, listener):
-                event.remove(pool, name, listener)
+        watched = alive()
+        for name, listener in listeners if watched is not None else ():
+            if event.contains(watched, name, listener):
+                event.remove(watched, name, listener)
 
     return undo
 
@@ -101,11 +107,11 @@ def _existing_records(pool: Any) -> list[Any]:
 
 
 def _open_in_pool(pool: Any) -> list[object]:
-    return [record.dbapi_connection for record in list(_records.get(id(pool), {}).values())]
+    return [record.dbapi_connection for record in list(_records_of(pool).values())]
 
 
 def _renew_pool(pool: Any) -> None:
-    records = _records.get(id(pool), {})
+    records = _records_of(pool)
     connections = [record.dbapi_connection for record in records.values()]
     if connections and not any(map(_has_descriptors, connections)):
         return  # SQLite in memory: what is in there would be lost

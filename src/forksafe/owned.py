@@ -6,7 +6,8 @@ Guarantees
   - In a child an inherited value is abandoned: an object that is never freed refers to it, so no finaliser of it, or
     of what it alone refers to, runs there, not even at the end of the interpreter.
   - Values are cleaned up, last made first, when the process ends that made them: by atexit, and in multiprocessing's
-    children, which skip what atexit has, by multiprocessing.util.Finalize. Never in another process, never after os._exit().
+    children, which skip what atexit has, by multiprocessing.util.Finalize. Never in another process, nor after
+    os._exit().
   - A value made with on_fork="transfer" goes to the next child that os.fork() really makes: when that child has said
     that it has it, the parent's descriptors become tombstones and the parent's value is abandoned. Until both is
     certain the parent keeps it; should the child say so too late, it learns that it may not have it.

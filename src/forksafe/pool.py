@@ -153,7 +153,7 @@ class ConnectionPool(Upkeep[C]):
         """Look at every idle connection with check=, and replace those for which it raises."""
         slots = self._open()
         for item, _ in slots.snapshot():
-            if slots.take_out(item) and not (self._passes(slots, item) and slots.give(item)):
+            if slots.take_out(item) and (self._refusal(slots, item) or not slots.give(item)):
                 self._retire(slots, item)
         self._keep_up(slots)
 
@@ -271,30 +271,40 @@ class ConnectionPool(Upkeep[C]):
     def _is_fit(self, slots: Slots, waiter: Waiter, deadline: float, pauses: Iterator[float]) -> bool:
         """May this connection be handed out? Else it is replaced, and the caller asks again."""
         item: Item[C] = waiter.item
+        fresh, item.extra.fresh = item.extra.fresh, False
         maker, item.extra.maker = item.extra.maker, None
         if maker is not None and maker is not threading.current_thread():
             maker.join(MAKER_TIMEOUT)  # so that a program without threads has none again
-        if not item.expired and self._passes(slots, item):
-            return not slots.inherited
+        refusal = None
+        if fresh or not item.expired:
+            refusal = self._refusal(slots, item)
+            if refusal is None:
+                return not slots.inherited
         self._retire(slots, item)
         waiter.item = None
-        if maker is not None:  # a new one, too: do not ask the server without a pause
-            time.sleep(max(0.0, min(next(pauses), deadline - time.monotonic())))
+        if fresh:  # then the next one will hardly do better
+            left = deadline - time.monotonic()
+            if left <= 0:
+                slots.count("requests_errors")
+                message = f"pool {self.name!r} had no connection in time that check= does not refuse"
+                raise PoolTimeout(message) from refusal
+            time.sleep(min(next(pauses), left))
         return False
 
-    def _passes(self, slots: Slots, item: Item[C]) -> bool:
+    def _refusal(self, slots: Slots, item: Item[C]) -> Exception | None:
+        """What check= has against this connection."""
         if self._check is None:
-            return True
+            return None
         try:
             self._check(item.value)
-        except Exception:
+        except Exception as error:
             slots.count("connections_lost")
             logger.info("%s: check= refuses %r, which is replaced", self._terms.name, item.value, exc_info=True)
-            return False
+            return error
         except BaseException:  # it may be in the middle of anything
             self._retire(slots, item)
             raise
-        return True
+        return None
 
     def _let_go(self, slots: Slots, waiter: Waiter) -> None:
         """An exception ends the waiting: nothing may be lost."""

@@ -28,12 +28,16 @@ logger = logging.getLogger("forksafe.pool")
 
 
 class Pooled(Owned):
-    """What belongs to this process of one connection. maker: the thread that made it, which is about to end."""
+    """What belongs to this process of one connection.
 
-    __slots__ = ("maker",)
+    fresh: it was not handed out yet. maker: then, the thread that made it, which is about to end.
+    """
+
+    __slots__ = ("fresh", "maker")
 
     def __init__(self, conn: Any, terms: Terms) -> None:
         super().__init__(conn, terms, None)
+        self.fresh = True
         self.maker: Any = None
         self.found = finding.flag(conn, terms.fds)
 

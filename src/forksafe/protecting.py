@@ -22,6 +22,7 @@ import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
+import forksafe.library_adapters  # noqa: F401 - it registers what it knows
 from forksafe import finding
 from forksafe.adapters import Adapter, adapter_of, register_adapter
 from forksafe.hooks import register_at_fork
@@ -97,7 +98,7 @@ def _remember(obj: Any) -> None:
     if before is not None and before.reference() is obj:
         return
     try:
-        protection = _Protection(weakref.ref(obj, lambda _: _protected.pop(key, None)))
+        protection = _Protection(weakref.ref(obj, lambda _: _forget(key)))
     except TypeError:
         raise TypeError(
             f"protect(): a {type(obj).__name__} cannot be referred to weakly; add '__weakref__' to its __slots__, or "
@@ -109,6 +110,13 @@ def _remember(obj: Any) -> None:
     if not _watching:
         _watching = True
         register_at_fork(before=_look, after_in_parent=_forget_look, after_in_child=_reset_all)
+
+
+def _forget(key: int) -> None:
+    """A protected object has gone. What it had open is closed, or somebody else's now."""
+    protection = _protected.pop(key, None)
+    for undo in protection.undo if protection is not None else ():
+        undo()
 
 
 def _begin(obj: Any, protection: _Protection) -> None:
@@ -164,7 +172,11 @@ def _explain(obj: Any) -> None:
         adapter = adapter_of(each)
         if adapter is not None:
             does = [what for what in ("reset", "connections", "watch") if getattr(adapter, what) is not None]
-            means = {"reset": "put right in children", "connections": "its connections dead there", "watch": "new ones too"}
+            means = {
+                "reset": "put right in children",
+                "connections": "its connections dead there",
+                "watch": "new ones too",
+            }
             said = ", ".join(means[what] for what in does) or "needs nothing"
             lines.append(f"  a {type(each).__module__}.{type(each).__qualname__}: {said}")
     descriptors = sorted(_protected[id(obj)].flagged)

@@ -1,0 +1,215 @@
+"""What a ConnectionPool does before a fork, and what holds after it: flags, its threads, its figures, SQLite."""
+
+from __future__ import annotations
+
+import sqlite3
+import sys
+import threading
+import time
+import warnings
+
+import pytest
+from conftest import python, script, succeeds, threads
+from line_pool import SIZE, Dead, uses_its_own
+from pool_helpers import wait_until, watchers
+
+import forksafe
+from forksafe import ConnectionPool, PoolClosed
+from forksafe.testing import run_in_child
+from forksafe_core import atfork
+
+pytest_plugins = ("line_pool",)
+
+
+def test_descriptors_are_flagged(server, pool):
+    with pool.connection() as conn:
+        number = conn.socket.fileno()
+        assert atfork.is_flagged(number)
+        pool.putconn(conn)
+    pool.close()
+    assert number not in atfork.flagged()
+
+
+def test_a_client_that_connected_anew_is_flagged_at_the_fork(server, pool):
+    with pool.connection() as conn:
+        other = server.connect()
+        conn.socket.close()
+        conn.socket = other.socket
+        del other.socket  # it says no goodbye now
+        run_in_child(lambda: Dead(conn) and None)
+        assert conn.query("parent's").endswith(" parent's")
+
+
+def test_fds(server, fork):
+    """A connection whose descriptors forksafe cannot find."""
+
+    class Hidden:
+        __slots__ = ("query", "rollback")
+
+        def __init__(self, conn):
+            self.query, self.rollback = conn.query, conn.rollback
+            sockets[id(self)] = conn.socket
+
+    sockets = {}
+    with ConnectionPool(lambda: Hidden(server.connect()), fds=lambda conn: sockets[id(conn)].fileno()) as pool:
+        conn = pool.getconn()
+
+        def child():
+            forksafe.generation()
+            Dead(conn)
+
+        run_in_child(child, fork=fork)
+        assert conn.query("parent's")
+
+
+def test_the_watcher_goes_on_after_a_fork(server, pool):
+    with pool.connection():
+        pass
+    assert watchers(pool)
+
+    def child():
+        assert not watchers(pool)
+        with pool.connection():
+            pass
+        return len(watchers(pool))
+
+    assert run_in_child(child) == 1
+    wait_until(lambda: watchers(pool))
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="Python says so only from 3.12 on")
+@pytest.mark.parametrize("threads_there", [False, True])
+def test_no_thread_of_a_pool_is_there_at_a_fork(tmp_path, threads_there):
+    program = script(
+        tmp_path / "program.py",
+        f"""
+        import os, threading
+        import forksafe
+        pool = forksafe.ConnectionPool(object, fds=())
+        with pool.connection():
+            pass
+        if {threads_there}:
+            threading.Thread(target=threading.Event().wait, daemon=True).start()
+        assert threading.active_count() == 2 + {threads_there}
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+        """,
+    )
+    result = python("-W", "always", program)
+    succeeds(result)
+    assert ("multi-threaded" in result.stderr) == threads_there
+
+
+def test_idle_ones_are_closed_in_a_child_too(server):
+    with ConnectionPool(server.connect, max_idle=0.02) as pool:
+
+        def child():
+            with pool.connection() as conn:
+                pass
+            wait_until(lambda: pool.stats().pool_size == 0)
+            return conn.number
+
+        assert server.ends(run_in_child(child))
+
+
+def test_closed_before_the_fork_is_closed_in_the_child(server):
+    pool = ConnectionPool(server.connect)
+    pool.close()
+
+    def child():
+        with pytest.raises(PoolClosed):
+            pool.getconn()
+        return pool.closed
+
+    assert run_in_child(child)
+
+
+def test_resized_in_the_child(server, pool):
+    def child():
+        pool.resize(0, 1)
+        return len(uses_its_own(pool, ()))
+
+    with pool.connection():
+        assert run_in_child(child) == 1
+        assert pool.max_size == SIZE
+
+
+def test_stats_begin_anew(server, pool):
+    with pool.connection():
+        stats = run_in_child(pool.stats)
+    assert (stats.requests_num, stats.pool_size, stats.pool_max) == (0, 0, SIZE)
+
+
+def test_a_storm_of_forks(server):
+    """Threads that query, and forks all the while: no row is ever another's, and nothing hangs.
+
+    os.fork only: after others the interpreter itself may hang in a child when many threads compete for it.
+    """
+    running = True
+    wrong = []
+
+    def work():
+        while running:
+            with pool.connection() as conn:
+                text = f"{threading.get_ident()} {time.monotonic_ns()}"
+                if conn.query(text) != f"{conn.number} {text}":
+                    wrong.append(text)
+
+    with ConnectionPool(server.connect, max_size=2, timeout=30) as pool, threads(work, 4):
+        try:
+            for _ in range(60):
+                assert run_in_child(lambda: len(uses_its_own(pool, ()))) == 2
+        finally:
+            running = False
+    assert wrong == []
+
+
+@pytest.fixture
+def sqlite_pool(tmp_path):
+    def connect():
+        conn = sqlite3.connect(tmp_path / "data.db", check_same_thread=False)
+        conn.execute("CREATE TABLE IF NOT EXISTS numbers (n)")
+        conn.commit()
+        return conn
+
+    with ConnectionPool(connect) as pool:
+        yield pool
+
+
+def insert(pool, number):
+    with pool.connection() as conn:
+        conn.execute("INSERT INTO numbers VALUES (?)", (number,))
+        conn.commit()
+        return [n for (n,) in conn.execute("SELECT n FROM numbers ORDER BY n")]
+
+
+def test_idle_sqlite_connections_are_closed_before_a_fork(sqlite_pool):
+    assert insert(sqlite_pool, 1) == [1]
+    with sqlite_pool.connection() as conn:
+        pass
+    assert run_in_child(lambda: insert(sqlite_pool, 2)) == [1, 2]
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        conn.execute("SELECT 1")
+    assert insert(sqlite_pool, 3) == [1, 2, 3]
+
+
+def test_an_sqlite_connection_that_is_handed_out_is_a_hazard(sqlite_pool):
+    insert(sqlite_pool, 1)
+    with sqlite_pool.connection() as conn:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            assert run_in_child(lambda: insert(sqlite_pool, 2)) == [1, 2]
+        assert any("1 of its SQLite connections to files are handed out" in str(each.message) for each in caught)
+        assert conn.execute("SELECT count(*) FROM numbers").fetchone() == (2,)
+
+
+def test_sqlite_in_memory_may_cross():
+    with ConnectionPool(lambda: sqlite3.connect(":memory:", check_same_thread=False), max_size=1) as pool:
+        with pool.connection() as conn:
+            conn.execute("CREATE TABLE numbers (n)")
+            conn.commit()
+        run_in_child(lambda: None)
+        with pool.connection() as again:
+            assert again is conn and again.execute("SELECT * FROM numbers").fetchall() == []
