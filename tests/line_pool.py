@@ -5,25 +5,10 @@ from __future__ import annotations
 import contextlib
 
 import pytest
-from line_server import Server
-from pool_helpers import LIMIT
 
-from forksafe import ConnectionPool, PoolTimeout
+from forksafe import PoolTimeout
 
 SIZE = 3
-
-
-@pytest.fixture(scope="module")
-def server():
-    server = Server()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def pool(server):
-    with ConnectionPool(server.connect, max_size=SIZE, timeout=LIMIT) as pool:
-        yield pool
 
 
 def uses_its_own(pool, parents):

@@ -5,10 +5,6 @@ from __future__ import annotations
 import threading
 import time
 
-import pytest
-
-from forksafe import ConnectionPool
-
 LIMIT = 10  # seconds that only a hang reaches
 
 
@@ -34,24 +30,6 @@ class Made(list):
     def __call__(self):
         self.append(Conn())
         return self[-1]
-
-
-@pytest.fixture
-def made():
-    return Made()
-
-
-@pytest.fixture
-def new_pool(made):
-    pools = []
-
-    def new(connect=made, **options):
-        pools.append(ConnectionPool(connect, **{"fds": (), **options}))
-        return pools[-1]
-
-    yield new
-    for pool in pools:
-        pool.close()
 
 
 def in_thread(function):

@@ -6,9 +6,12 @@ import os
 import socket
 import socketserver
 import stat
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 
 class _Session(socketserver.StreamRequestHandler):
@@ -24,21 +27,18 @@ class _Session(socketserver.StreamRequestHandler):
             self.wfile.flush()
 
 
-class Server(socketserver.ThreadingTCPServer):
-    """Answers each line with the session's number and that line; `quit` ends the session."""
-
+class _Listener(socketserver.ThreadingTCPServer):
     daemon_threads = True
     request_queue_size = 128
-    allow_reuse_address = True
+    count = 0
+    counting = threading.Lock()
 
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Session)
-        self.count = 0
-        self.counting = threading.Lock()
 
-    @property
-    def port(self) -> int:
-        return self.server_address[1]
+@dataclass(frozen=True)
+class Server:
+    """Answers each line with the session's number and that line; `quit` ends the session."""
+
+    port: int
 
 
 class Client:
@@ -74,15 +74,17 @@ class Client:
 
 @contextmanager
 def serving() -> Iterator[Server]:
-    server = Server()
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join(10)
+    """A server in a process of its own: threads here would compete for the GIL, which children of C forks do not get
+    when another thread has asked for it at that moment."""
+    process = subprocess.Popen(
+        [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    with process:
+        try:
+            assert process.stdout is not None
+            yield Server(int(process.stdout.readline()))
+        finally:
+            process.kill()
 
 
 def connected_to(port: int) -> set[int]:
@@ -99,3 +101,14 @@ def connected_to(port: int) -> set[int]:
         if isinstance(peer, tuple) and peer[1] == port:
             found.add(int(name))
     return found
+
+
+def _serve() -> None:
+    with _Listener(("127.0.0.1", 0), _Session) as listener:
+        print(listener.server_address[1], flush=True)
+        threading.Thread(target=listener.serve_forever, daemon=True).start()
+        sys.stdin.read()  # until the tests have ended, however they do
+
+
+if __name__ == "__main__":
+    _serve()

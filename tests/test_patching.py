@@ -105,6 +105,11 @@ def test_uninstall_puts_everything_back(tmp_path):
             assert not changed, (module, changed)
         assert sys.meta_path == meta
         assert forksafe.patching.report() == forksafe.patching.Report()
+        forksafe.install(connections=True)
+        forksafe.uninstall()
+        for module, old in zip(modules, before):
+            assert not {key for key in old if vars(module).get(key) is not old[key]}, module
+        assert sys.meta_path == meta
         lock = threading.Lock()
         assert type(lock) is not forksafe.Lock
     """, install=""))  # fmt: skip

@@ -18,7 +18,7 @@ from forksafe import ConnectionPool, PoolClosed
 from forksafe.testing import run_in_child
 from forksafe_core import atfork
 
-pytest_plugins = ("line_pool",)
+pytest_plugins = ("pool_fixtures",)
 
 
 def test_descriptors_are_flagged(server, pool):

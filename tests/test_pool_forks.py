@@ -20,7 +20,7 @@ from pool_helpers import LIMIT, in_thread, wait_for_waiters, wait_until
 from forksafe import InheritedConnectionError, PoolClosed
 from forksafe.testing import ChildTimeout, run_in_child
 
-pytest_plugins = ("line_pool",)
+pytest_plugins = ("pool_fixtures",)
 
 
 # What the parent's pool is doing at the fork. Each yields the sessions it has, and what the child knows of them.

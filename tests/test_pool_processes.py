@@ -20,7 +20,7 @@ from pool_helpers import LIMIT, in_thread, wait_for_waiters, wait_until
 from forksafe import ConnectionPool
 from forksafe.testing import run_in_child
 
-pytest_plugins = ("line_pool",)
+pytest_plugins = ("pool_fixtures",)
 
 
 PROGRAM = """

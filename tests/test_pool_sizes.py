@@ -14,7 +14,7 @@ from pool_helpers import LIMIT, Conn, in_thread, wait_for_waiters, wait_until, w
 
 from forksafe import ConnectionPool, PoolClosed, PoolTimeout
 
-pytest_plugins = ("pool_helpers",)
+pytest_plugins = ("pool_fixtures",)
 
 
 def test_min_size_is_filled_in_the_background(new_pool, made):

@@ -16,7 +16,7 @@ from pool_helpers import LIMIT, Conn, in_thread, wait_for_waiters, wait_until
 
 from forksafe import PoolTimeout
 
-pytest_plugins = ("pool_helpers",)
+pytest_plugins = ("pool_fixtures",)
 
 
 def test_a_timeout_says_why(new_pool):
@@ -24,7 +24,7 @@ def test_a_timeout_says_why(new_pool):
     pool.getconn()
     with pytest.raises(PoolTimeout, match=r"'small' had no connection within 0.01 s: 1 of 1 handed out, 0 others wait"):
         pool.getconn()
-    with pytest.raises(PoolTimeout, match="within 0.02 s"), pool.connection(timeout=0.02):
+    with pytest.raises(PoolTimeout, match=r"within 0.02 s"), pool.connection(timeout=0.02):
         pass
     with pytest.raises(TimeoutError):
         pool.getconn(timeout=0)
@@ -180,6 +180,7 @@ def test_ctrl_c_while_waiting_loses_nothing(new_pool):
         signal.signal(signal.SIGALRM, before)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # some hit a finaliser
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs setitimer()")
 def test_a_storm_of_exceptions_loses_no_slot(new_pool):
     """An exception from a signal handler at any moment: whatever it hits, the pool can still give all it has."""

@@ -95,7 +95,8 @@ def test_everything_the_program_sees_of_itself_is_the_same(tmp_path, how):
     flags = ["-X", "dev", "-W", "error::UserWarning", "-O"]
     without = succeeds(python(*flags, *target, cwd=tmp_path))
     assert succeeds(python(*flags, *RUN, *target, cwd=tmp_path)) == without
-    assert succeeds(python(*flags, "-m", "forksafe", "run", "--verbose", *target, cwd=tmp_path)) == without
+    for option in ("--verbose", "--connections"):
+        assert succeeds(python(*flags, "-m", "forksafe", "run", option, *target, cwd=tmp_path)) == without
 
 
 @pytest.mark.parametrize("text", [
@@ -134,6 +135,8 @@ def test_what_cannot_be_run_fails_as_pythons_own(tmp_path, target):
         (["run", "-m"], "-m needs the name of a module"),
         (["run", "--fast", "x.py"], "no such option: --fast"),
         (["run", "-q", "x.py"], "no such option: -q"),
+        (["run", "--connections"], "a script, -m MODULE or -- COMMAND is needed"),
+        (["run", "--connections=no", "x.py"], "no such option: --connections=no"),
         (["run", "--", "no-such-command-anywhere"], "command not found: no-such-command-anywhere"),
         (["ruin"], "no such command: ruin"),
         ([], "a command is needed"),
@@ -176,6 +179,71 @@ def test_verbose_says_what_was_done(hanging):
     assert succeeds(result) == "7\n"
     for text in ("names replaced", "threading.Lock", "_thread.allocate_lock", "existing locks exchanged"):
         assert text in result.stderr
+    assert "connections watched" not in result.stderr
+
+
+# --connections
+
+
+SHARING = """
+    import os, socket, sys
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        client = socket.create_connection(listening.getsockname())
+        accepted = listening.accept()[0]
+    pid = os.fork()
+    if pid == 0:
+        try:
+            client.send(b"from the child ")
+        except BrokenPipeError:
+            pass
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    client.send(b"from the parent")
+    print(accepted.recv(99).decode())
+"""
+
+
+@pytest.fixture
+def sharing(tmp_path):
+    return script(tmp_path / "sharing.py", SHARING)
+
+
+@pytest.mark.parametrize("how", ["script", "-m", "--", "a child"])
+def test_connections(sharing, tmp_path, how):
+    start = f"import subprocess, sys; sys.exit(subprocess.call([sys.executable, {sharing!r}]))"
+    target = {
+        "script": [sharing], "-m": ["-m", "sharing"], "--": ["--", sys.executable, sharing],
+        "a child": [script(tmp_path / "start.py", start)],
+    }[how]  # fmt: skip
+    assert succeeds(python(*RUN, "--connections", *target, cwd=tmp_path)) == "from the parent\n"
+    assert succeeds(python(*RUN, *target, cwd=tmp_path)) == "from the child from the parent\n"
+
+
+def test_a_child_for_which_connections_are_turned_off(sharing, tmp_path):
+    start = (
+        f"import os, sys; os.environ['FORKSAFE_CONNECTIONS'] = '0'; os.execv(sys.executable, ['python', {sharing!r}])"
+    )
+    result = python(*RUN, "--connections", script(tmp_path / "start.py", start))
+    assert succeeds(result) == "from the child from the parent\n"
+
+
+def test_connections_and_the_locks_too(hanging):
+    assert succeeds(python(*RUN, "--connections", "--verbose", hanging)) == "7\n"
+
+
+def test_verbose_says_which_connections_are_watched(sharing):
+    result = python(*RUN, "--verbose", "--connections", sharing)
+    assert succeeds(result) == "from the parent\n"
+    watched = result.stderr.partition("connections watched:")[2]
+    for text in (
+        "Python sockets",
+        "psycopg.connection",
+        "psycopg2",
+        "MySQLdb",
+        "asyncio",
+        "sqlalchemy.engine.base.Engine",
+    ):
+        assert text in watched
 
 
 def test_a_sitecustomize_of_the_users_own_still_runs(tmp_path, hanging):

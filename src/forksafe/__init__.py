@@ -6,13 +6,16 @@ How this package is laid out, lowest first; each file's contract is at its top:
   locks.py       Lock, RLock, Condition, Event, Barrier, Semaphore, BoundedSemaphore, local
   hooks.py       register_at_fork, before, after_in_parent, after_in_child
   descriptors.py close_on_fork, keep_on_fork
-  finding.py     which descriptors a value has
+  finding.py     which descriptors a value has; finders.py: what is known of drivers
+  owned.py       values that belong to the process that made them
   resources.py   @resource
-  pool.py        ConnectionPool
+  pool.py        ConnectionPool; pooled.py: one connection, pool_threads.py, pool_upkeep.py: who works for it
   protecting.py  protect(): objects that exist already
-  adapters.py    what protect() knows of other libraries
+  adapters.py    what protect() does for a type; library_adapters.py: for other libraries' types
+  loops.py       an event loop made before the fork, put right in the child
   imports.py     modules that a vanished thread was importing
   streams.py     standard streams and log files that a vanished thread was writing to
+  watching.py    functions called when a module has been imported
   connecting.py  connections that the program opens, flagged on their own
   patching.py    install(): threading's factories replaced, and back
   testing.py     run_in_child()

@@ -108,8 +108,8 @@ class Crew:
             self.wake = wake = Waiter()
             reference = weakref.ref(pool, lambda _: wake.wake())
             watcher = threading.Thread(target=_watch, args=(reference, wake), name=f"{pool.name}-watch", daemon=True)
-            self.watcher = watcher
             watcher.start()
+            self.watcher = watcher
         except RuntimeError:  # no thread can be started: what is due is dealt with when connections are used
             slots.stop_watching()
         except BaseException:

@@ -96,11 +96,32 @@ forksafe.keep_on_fork(print)  # type: ignore[type-var]
 forksafe.keep_on_fork()  # type: ignore[call-arg]
 
 
+# Resources and pools.
+
+
+def connect() -> list[int]:
+    return []
+
+
+forksafe.resource(3)  # type: ignore[call-overload]
+forksafe.resource(needs_an_argument)  # type: ignore[call-overload]
+forksafe.resource(connect, on_fork="forget")  # type: ignore[call-overload]
+forksafe.resource(connect)().keys()  # type: ignore[attr-defined]
+forksafe.ConnectionPool()  # type: ignore[call-arg]
+forksafe.ConnectionPool(3)  # type: ignore[arg-type]
+forksafe.ConnectionPool(connect, size=3)  # type: ignore[call-arg]
+forksafe.ConnectionPool(connect, timeout="long")  # type: ignore[arg-type]
+forksafe.ConnectionPool(connect).putconn(3)  # type: ignore[arg-type]
+forksafe.ConnectionPool(connect).getconn("x")  # type: ignore[arg-type]
+forksafe.ConnectionPool(connect).stats().pool_size = 3  # type: ignore[misc]
+
+
 # The rest.
 
 text: str = forksafe.generation()  # type: ignore[assignment]
 forksafe.generation(1)  # type: ignore[call-arg]
-forksafe.install("threading")  # type: ignore[call-arg]
+forksafe.install("threading")  # type: ignore[misc]
+forksafe.install(connections="all")  # type: ignore[arg-type]
 wrong: RLock = forksafe.protect(Lock())  # type: ignore[assignment]
 forksafe.register_adapter("Lock")  # type: ignore[arg-type]
 forksafe.nonsense  # type: ignore[attr-defined]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 from typing_extensions import assert_type
@@ -195,15 +195,74 @@ def opened(path: str) -> int:
 assert_type(opened("x"), int)
 
 
+# Resources.
+
+
+def connect_anew() -> socket.socket:
+    return socket.socket()
+
+
+def connect_and_clean_up() -> Generator[socket.socket, None, None]:
+    yield socket.socket()
+
+
+db = forksafe.resource(connect_anew)
+assert_type(db, forksafe.Resource[socket.socket])
+assert_type(db(), socket.socket)
+assert_type(db.made, bool)
+db.close()
+assert_type(forksafe.resource(connect_and_clean_up)(), socket.socket)
+assert_type(forksafe.resource(connect_anew, per_thread=True, close=socket.socket.close)(), socket.socket)
+assert_type(forksafe.resource(connect_anew, fds=lambda sock: [sock.fileno()], on_fork="raise")(), socket.socket)
+
+
+@forksafe.resource
+def session() -> dict[str, int]:
+    return {}
+
+
+@forksafe.resource(on_fork="transfer", fds=())
+def transferred() -> Iterator[int]:
+    return iter([3])
+
+
+assert_type(session(), dict[str, int])
+
+
+# Pools.
+
+pool = forksafe.ConnectionPool(connect_anew, min_size=1, max_size=4, timeout=1.5, name="main")
+assert_type(pool, forksafe.ConnectionPool[socket.socket])
+with pool.connection() as sock:
+    assert_type(sock, socket.socket)
+with pool.connection(timeout=2) as sock:
+    assert_type(sock, socket.socket)
+sock = pool.getconn(timeout=1)
+pool.putconn(sock)
+assert_type(pool.stats(), forksafe.PoolStats)
+assert_type(pool.stats().pool_size, int)
+pool.resize(2, 8)
+with pool:
+    pass
+checked = forksafe.ConnectionPool(
+    connect_anew, max_size=None, min_size=1, check=socket.socket.getpeername, reset=None, close=socket.socket.close
+)
+checked.close()
+
+
 # The rest.
 
 assert_type(forksafe.generation(), int)
 assert_type(forksafe.__version__, str)
 forksafe.install()
+forksafe.install(connections=True)
 forksafe.uninstall()
 assert_type(forksafe.protect(threading.Lock()), threading.Lock)
 assert_type(forksafe.protect(Account()), Account)
+assert_type(forksafe.protect(Account(), verbose=True), Account)
 assert_type(forksafe.unprotect(Account()), Account)
+forksafe.register_adapter("some.Client", connections=lambda client: [client.sock])
+forksafe.register_finder("some.Connection", lambda connection: [connection.fd])
 
 
 @forksafe.protect
