@@ -7,7 +7,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from conftest import FORKS, python, script, succeeds
+from conftest import python, script, succeeds
 from sessions import serving
 
 HERE = str(Path(__file__).resolve().parent)

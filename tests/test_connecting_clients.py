@@ -1,4 +1,4 @@
-"""install(connections=True) with clients of other libraries, against real servers: each process has its own connection."""
+"""install(connections=True) with others' clients, against real servers: each process has its own connection."""
 
 from __future__ import annotations
 
@@ -212,7 +212,7 @@ def test_names_and_signatures_of_drivers_stay(tmp_path):
         def look():
             import psycopg, psycopg2, MySQLdb, MySQLdb.connections
             return [
-                psycopg.connect == psycopg.Connection.connect, psycopg2.connect.__module__, psycopg2.connect.__code__.co_name,
+                psycopg.connect == psycopg.Connection.connect, psycopg2.connect.__code__.co_name,
                 inspect.signature(psycopg.Connection), inspect.signature(MySQLdb.connections.Connection.__init__),
                 inspect.signature(psycopg2.connect), MySQLdb.connect is MySQLdb.Connect, psycopg2._connect.__name__,
                 psycopg.Connection.__init__.__qualname__, MySQLdb.connections.Connection.__doc__,

@@ -42,7 +42,8 @@ POOLS = {
     """),
     "peewee over PyMySQL": ("mariadb", "pymysql", """
         import peewee
-        options = {{"ssl_disabled": True}} if not {tls} else {{"ssl": {{"verify_mode": "none", "check_hostname": False}}}}
+        unchecked = {{"ssl": {{"verify_mode": "none", "check_hostname": False}}}}
+        options = unchecked if {tls} else {{"ssl_disabled": True}}
         database = peewee.MySQLDatabase("test", user="root", **{{
             key: value for key, value in server.arguments({tls}).items() if key in ("unix_socket", "host", "port")
         }}, **options)

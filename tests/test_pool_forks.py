@@ -14,7 +14,7 @@ import threading
 
 import pytest
 from conftest import threads
-from line_pool import SIZE, Dead, uses_its_own
+from line_pool import SIZE, assert_dead, uses_its_own
 from pool_helpers import LIMIT, in_thread, wait_for_waiters, wait_until
 
 from forksafe import InheritedConnectionError, PoolClosed
@@ -140,7 +140,7 @@ def ends_the_block(pool, conn, lease):
 
 def uses_it(pool, conn, lease):
     if conn is not None:
-        Dead(conn)
+        assert_dead(conn)
         conn.close()
 
 

@@ -14,7 +14,7 @@ import threading
 
 import pytest
 from conftest import python, script, succeeds
-from line_pool import SIZE, Dead, uses_its_own
+from line_pool import SIZE, assert_dead, uses_its_own
 from pool_helpers import LIMIT, in_thread, wait_for_waiters, wait_until
 
 from forksafe import ConnectionPool
@@ -147,7 +147,7 @@ def test_grandchild(server, pool):
                 def grandchild():
                     pool.putconn(conn)
                     pool.putconn(own)
-                    Dead(own)
+                    assert_dead(own)
                     return uses_its_own(pool, {conn.number} | mine)
 
                 run_in_child(grandchild)

@@ -10,7 +10,7 @@ What it belongs to is protected as soon as it is made, where protect() knows how
 Left alone: datagram sockets (to share one is harmless, and statsd and syslog clients have nothing but one); what was
 accepted, listens, or came from socketpair(), and pipes, so that prefork servers work; what multiprocessing connects
 for itself, and a Client() of its own, which may be an argument of a forked Process; the sockets of logging.handlers,
-which write to one end only and would lose the first record in the child.
+which only write, and would lose the first record in the child.
 
 Why that survives fork: the flags are in the C table, which children have too; in a child, and in its children, the
 audit hook and the changed classes go on.
@@ -23,6 +23,7 @@ that connect and let a child have the connection: daemons, and clients that fork
 from __future__ import annotations
 
 import _socket
+import contextlib
 import functools
 import gc
 import operator
@@ -33,7 +34,7 @@ from dataclasses import dataclass
 from types import FrameType, ModuleType
 from typing import Any
 
-from forksafe import loops as _  # which teaches protect() about event loops
+import forksafe.loops  # noqa: F401 - it teaches protect() about event loops
 from forksafe import finding, watching
 from forksafe.descriptors import close_on_fork
 from forksafe.hooks import Registration, register_at_fork
@@ -116,11 +117,14 @@ def _connects(sock: Any, frame: FrameType) -> None:
     if descriptor < 0 or _type_of(sock) not in _STREAMS or _is_left_alone(frame):
         return
     try:
-        if not atfork.flag(descriptor):
-            close_on_fork(sock)  # which knows how to tell that it has been closed
-    except (OSError, ValueError) as error:
-        if isinstance(error, OSError) and error.errno is None:  # it came from a signal handler, as TimeoutError may
+        certain = atfork.flag(descriptor)
+    except OSError as error:
+        if error.errno is None:  # not ours: a signal handler's, as TimeoutError may be
             raise
+        return  # another thread has closed it meanwhile, or there is no memory: connect() will say
+    if not certain:
+        with contextlib.suppress(ValueError):
+            close_on_fork(sock)  # which knows how to tell that it has been closed
 
 
 def _is_left_alone(caller: FrameType) -> bool:
@@ -171,7 +175,10 @@ def _change(kind: _Kind, module: ModuleType) -> None:
 
 
 def _take_care_of_existing(there: list[tuple[_Kind, ModuleType]]) -> None:
-    types = {operator.attrgetter(kind.type or kind.makes)(module): kind for kind, module in there}
+    types = {}
+    for kind, module in there:
+        with contextlib.suppress(AttributeError):  # it is half imported, or something else of that name
+            types[operator.attrgetter(kind.type or kind.makes)(module)] = kind
     for obj in gc.get_objects() if types else ():
         for cls in type(obj).__mro__:  # isinstance() would ask the object
             if cls in types:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 __all__ = ["PoolStats", "check_callables", "check_seconds", "checked_sizes", "stats_from"]
 
@@ -50,7 +51,7 @@ def stats_from(figures: dict[str, int]) -> PoolStats:
     return PoolStats(**named)
 
 
-def check_callables(**given: object) -> None:
+def check_callables(**given: Any) -> None:
     for what, function in given.items():
         if not callable(function):
             raise TypeError(f"ConnectionPool({what}=...) takes a callable, not {function!r}")

@@ -13,7 +13,8 @@ _locks.pyx           Lock, RLock
 lock_extras.pxi      their on_orphan and hold
 _semaphores.pyx      Semaphore, BoundedSemaphore
 _local.pyx           local
-_checkout.pyx        things that are lent and come back
+_checkout.pyx        things that are lent and come back: what a pool is made of
+slots.pxi            their state in one generation
 _pure.py             the same names where there is no fork
 _pure_checkout.py    of these, what _checkout has
 

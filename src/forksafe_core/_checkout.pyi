@@ -1,5 +1,5 @@
 from collections.abc import Callable
-from types import TracebackType
+from types import GenericAlias, TracebackType
 from typing import Any, Generic, TypeVar, final
 
 from typing_extensions import disjoint_base
@@ -67,6 +67,7 @@ class Slots:
 @disjoint_base
 class Checkout(Generic[_T]):
     _looks_first: bool
+    def __class_getitem__(cls, item: Any, /) -> GenericAlias: ...
     def getconn(self, timeout: float | None = None) -> _T: ...
     def putconn(self, conn: _T, /) -> None: ...
     def connection(self, timeout: float | None = None) -> Lease[_T]: ...
@@ -76,6 +77,7 @@ class Checkout(Generic[_T]):
 
 @final
 class Lease(Generic[_T]):
+    def __class_getitem__(cls, item: Any, /) -> GenericAlias: ...
     def __enter__(self) -> _T: ...
     def __exit__(
         self,
