@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from line_pool import SIZE
 from line_server import Server
-from pool_helpers import LIMIT, Made
+from pool_helpers import Made
 
 from forksafe import ConnectionPool
 
@@ -37,5 +37,5 @@ def server():
 
 @pytest.fixture
 def pool(server):
-    with ConnectionPool(server.connect, max_size=SIZE, timeout=LIMIT) as pool:
+    with ConnectionPool(server.connect, max_size=SIZE, timeout=60) as pool:
         yield pool

@@ -163,7 +163,7 @@ def test_child(server, pool, fork, state, action):
             assert pool.stats().pool_size == (0 if pool.closed else SIZE)
             return len(own)
 
-        assert run_in_child(child, fork=fork) == (0 if action is closes_the_pool else SIZE)
+        assert run_in_child(child, 30, fork=fork) == (0 if action is closes_the_pool else SIZE)
         assert {number: server.received(number) for number in numbers} == before
         for each in conns:
             assert each.query("parent's") == f"{each.number} parent's"
