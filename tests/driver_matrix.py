@@ -74,7 +74,8 @@ def run_matrix(driver: str, server: Any, tls: bool) -> dict[Cell, list[str]]:
     from conftest import python
 
     task = json.dumps({"driver": driver, "kind": type(server).__name__, "server": asdict(server), "tls": tls})
-    done = python("-W", "ignore", __file__, task, timeout=100)
+    no_authorities = {"SSL_CERT_FILE": os.devnull}  # reading them takes longer than all else a connection does
+    done = python("-W", "ignore", __file__, task, timeout=100, env=no_authorities)
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     results = {Cell(*line["cell"]): list(line["wrong"]) for line in lines}
     broken = f"the program did not get here, status {done.returncode}; its errors:\n{done.stderr[-8000:]}"

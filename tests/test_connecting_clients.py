@@ -101,6 +101,46 @@ def test_http_connections_that_are_kept_alive(tmp_path, http_server, client):
     assert succeeds(run(tmp_path, text, http_server.server_port, install=ONLY_LOCKS)) == "shared\n"
 
 
+SLOTS = """
+import threading, urllib3
+port = int(sys.argv[1])
+pool = urllib3.HTTPConnectionPool("127.0.0.1", port, maxsize=1, block=True, timeout=10)
+checked_out, done = threading.Event(), threading.Event()
+def hold():
+    response = pool.request("GET", "/large", preload_content=False)
+    checked_out.set()
+    done.wait(60)
+    response.read()
+    response.release_conn()
+thread = threading.Thread(target=hold, daemon=True); thread.start()
+assert checked_out.wait(20)
+def child():
+    for _ in range(2):
+        assert pool.request("GET", "/who").status == 200
+run_in_child(child, timeout=float(sys.argv[2]))
+run_in_child(lambda: run_in_child(child, timeout=10), timeout=20)
+done.set(); thread.join(20)
+mine = pool.request("GET", "/large", preload_content=False)
+def child():
+    try:
+        mine.read()
+    except urllib3.exceptions.HTTPError:
+        pass
+    mine.release_conn()
+    assert pool.request("GET", "/who").status == 200
+run_in_child(child, timeout=10)
+assert len(mine.read()) == 4_000_000
+assert pool.request("GET", "/who").status == 200
+"""
+
+
+def test_a_blocking_pool_whose_connection_is_checked_out(tmp_path, http_server):
+    """By a thread that vanishes; then by the one that forks, which gives it back in the child."""
+    pytest.importorskip("urllib3")
+    succeeds(run(tmp_path, SLOTS, http_server.server_port, 10, timeout=60))
+    assert "ChildTimeout" in run(tmp_path, SLOTS, http_server.server_port, 1, install=ONLY_LOCKS, timeout=60).stderr
+
+
 def test_an_answer_half_read_by_urllib(tmp_path, http_server):
     """What a child reads of it is missing in the parent."""
     text = """

@@ -244,6 +244,43 @@ def test_a_fork_inside_what_the_pool_calls(server, fork, where):
     pool.close()
 
 
+@pytest.mark.parametrize("where", ["idle", "lent", "closing"])
+def test_no_finaliser_runs_in_a_child(fork, where):
+    """Neither when everything that refers to the parent's connections is dropped there."""
+
+    class Conn:
+        closed = False
+
+        def __del__(self):
+            ended.append(self)
+
+    def child():
+        kept.clear()
+        gc.collect()
+        return len(ended)
+
+    def close(conn):
+        if not results:
+            results.append(run_in_child(child, 30, fork=fork))
+
+    ended, results = [], []
+    pool = ConnectionPool(Conn, fds=(), max_idle=math.inf, close=close)
+    kept = [pool, pool.getconn(), pool.getconn()]
+    if where == "idle":
+        pool.putconn(kept.pop())
+        pool.putconn(kept.pop())
+    if where == "closing":
+        kept[1].closed = True
+        pool.putconn(kept[1])
+    del pool
+    close(None)
+    assert results == [0]
+    kept[0].close()
+    kept.clear()
+    gc.collect()
+    assert len(ended) == 2  # in the parent they end as ever
+
+
 def test_a_fork_inside_connect(server):
     """The child is the thread that connected: what it has made is its parent's, and dies with it unheard."""
 

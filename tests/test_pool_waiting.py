@@ -14,7 +14,7 @@ import pytest
 from conftest import threads
 from pool_helpers import LIMIT, Conn, in_thread, wait_for_waiters, wait_until
 
-from forksafe import PoolTimeout
+from forksafe import ConnectionPool, PoolTimeout
 
 pytest_plugins = ("pool_fixtures",)
 
@@ -78,6 +78,25 @@ def test_one_who_gave_up_is_forgotten(new_pool):
     wait_for_waiters(pool, 1)
     pool.putconn(conn)
     assert patient() is conn
+
+
+def test_one_whose_connection_is_refused_is_next(new_pool):
+    """check= refuses what the first in the queue got: it must not queue up behind the second."""
+    bad, order = [], []
+
+    def one(name):
+        with pool.connection():
+            order.append(name)
+
+    pool = new_pool(max_size=1, check=lambda conn: 1 / (conn not in bad))
+    conn = pool.getconn()
+    results = []
+    for name in ("first", "second"):
+        results.append(in_thread(lambda name=name: one(name)))
+        wait_for_waiters(pool, len(results))
+    bad.append(conn)
+    pool.putconn(conn)
+    assert [result() for result in results] == [None, None] and order == ["first", "second"]
 
 
 def test_a_return_serves_while_a_connect_hangs(new_pool):
@@ -178,6 +197,34 @@ def test_ctrl_c_while_waiting_loses_nothing(new_pool):
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("bad", [False, True])
+def test_ctrl_c_while_giving_back_loses_nothing(made, bad):
+    """Before the pool could do anything with what came back."""
+
+    class Interrupted(ConnectionPool):
+        def _take_back_slowly(self, *args):
+            if interrupt:
+                interrupt.clear()
+                raise KeyboardInterrupt
+            super()._take_back_slowly(*args)
+
+    interrupt = [True]
+    pool = Interrupted(made, fds=(), max_size=1)
+    conn = pool.getconn()
+    conn.closed = bad
+    result = in_thread(pool.getconn)  # so that what comes back does not just become idle
+    wait_for_waiters(pool, 1)
+    with pytest.raises(KeyboardInterrupt):
+        pool.putconn(conn)
+    assert interrupt == [] and pool.stats().pool_size == (not bad)
+    if bad:
+        pool.wait()  # whatever is called next has a new one made for the waiter
+        with pytest.raises(PoolTimeout):
+            pool.getconn(timeout=0.01)
+    assert (result() is conn) != bad
+    pool.close()
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # some hit a finaliser

@@ -18,7 +18,7 @@ from typing import Any
 
 from forksafe import locks
 
-__all__ = ["Adapter", "adapter_of", "register_adapter"]
+__all__ = ["OPEN", "Adapter", "Flag", "adapter_of", "part", "register_adapter"]
 
 Flag = Callable[[object], object]
 
@@ -79,10 +79,14 @@ def adapter_of(obj: Any) -> Adapter | None:
         adapter = _adapters.get(cls) or _adapters.get(f"{cls.__module__}.{cls.__qualname__}")
         if adapter is not None:
             return adapter
-    return _OPEN if callable(getattr(type(obj), "fileno", None)) else None
+    return OPEN if callable(getattr(type(obj), "fileno", None)) else None
 
 
-_OPEN = Adapter(connections=lambda obj: [obj])
+def _locks_of(obj: Any) -> list[Any]:
+    return [value for value in list(getattr(obj, "__dict__", {}).values()) if adapter_of(value) not in (None, OPEN)]
+
+
+OPEN = Adapter(_locks_of, connections=lambda obj: [obj])  # psycopg's connections have a lock, for one
 
 
 def part(*names: str) -> Callable[[Any], list[Any]]:
@@ -123,8 +127,6 @@ def _register_standard_types() -> None:
     register_adapter(logging.Handler, parts=part("lock"))
     if sys.version_info < (3, 12):
         register_adapter(functools.cached_property, parts=part("lock"))
-    # An event loop's epoll and self-pipe: finding.py knows where they are.
-    register_adapter("asyncio.base_events.BaseEventLoop", connections=lambda loop: [loop])
 
 
 _register_standard_types()

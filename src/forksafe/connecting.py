@@ -34,7 +34,7 @@ from dataclasses import dataclass
 from types import FrameType, ModuleType
 from typing import Any
 
-import forksafe.loops  # noqa: F401 - it teaches protect() about event loops
+import forksafe.http_pools  # noqa: F401 - it teaches protect() about urllib3
 from forksafe import finding, watching
 from forksafe.descriptors import close_on_fork
 from forksafe.hooks import Registration, register_at_fork
@@ -215,6 +215,7 @@ _KINDS = (
     _Kind("psycopg_pool.pool", "ConnectionPool", protect),
     _Kind("redis.connection", "ConnectionPool", protect),
     _Kind("peewee", "Database", protect),
+    _Kind("urllib3.connectionpool", "HTTPConnectionPool", protect),
 )
 
 WATCHED = [

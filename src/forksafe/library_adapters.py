@@ -129,7 +129,7 @@ def _has_descriptors(connection: object) -> bool:
     from forksafe.finding import find
 
     found = find(connection)
-    return bool(found.descriptors or found.unknown)
+    return bool(found.descriptors or found.files or found.unknown)
 
 
 def _kill_record(record: Any, old_pool: Any) -> None:
@@ -194,15 +194,14 @@ def _renew_psycopg_pool(pool: Any) -> None:
     inherited = list(_lent.get(id(pool), ()))
     atfork.keep_alive((before, inherited))
     given = {}
-    for name in inspect.signature(type(pool)).parameters:
+    base = next(cls for cls in type(pool).__mro__ if cls.__module__.startswith("psycopg_pool."))
+    for name in inspect.signature(base).parameters:
         for attribute in (name, f"_{name}"):
             if attribute in before:
                 given[name] = before[attribute]
                 break
-    fresh = type(pool)(**{**given, "open": False})
-    kept = {name: before[name] for name in ("_connect",) if name in before}  # what watches it
-    vars(pool).clear()
-    vars(pool).update({**vars(fresh), **kept})
+    fresh = base(**{**given, "open": False})
+    vars(pool).update(vars(fresh))
     pool.putconn = _putconn_but(pool, {id(conn) for conn in inherited})
     if not before["_closed"]:
         pool._check_open_getconn = _opened_first(pool)
@@ -272,6 +271,8 @@ def _of_peewee(database: Any) -> list[object]:
 
 
 def _reset_peewee(database: Any) -> None:
+    if database._state.conn is not None and not _has_descriptors(database._state.conn):
+        return  # SQLite in memory
     atfork.keep_alive([vars(database._state).copy(), database._state.conn, *_of_peewee(database)])
     database._state.reset()
     for name in ("_connections", "_in_use"):

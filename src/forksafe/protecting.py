@@ -22,9 +22,8 @@ import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
-import forksafe.library_adapters  # noqa: F401 - it registers what it knows
-from forksafe import finding
-from forksafe.adapters import Adapter, adapter_of, register_adapter
+from forksafe import finding, library_adapters, loops
+from forksafe.adapters import OPEN, Adapter, adapter_of, register_adapter
 from forksafe.hooks import register_at_fork
 from forksafe_core import atfork
 
@@ -32,23 +31,47 @@ __all__ = ["Adapter", "protect", "register_adapter", "unprotect"]
 
 T = TypeVar("T")
 
+_TEACHERS = (library_adapters, loops)  # imported for the adapters that they register
+
 
 class _Protection:
     """What is remembered of one protected object."""
 
-    __slots__ = ("flagged", "reference", "undo")
+    __slots__ = ("begun", "flagged", "found", "reference", "undo")
 
     def __init__(self, reference: Callable[[], Any]) -> None:
         self.reference = reference
-        self.flagged: set[int] = set()
+        self.begun: dict[int, Any] = {}  # what it consisted of when last looked at, by id
+        self.found: dict[int, finding.Found] = {}
+        self.flagged: set[int] = set()  # by this protection, and by nobody before
         self.undo: list[Callable[[], object]] = []
 
-    def flag(self, obj: object) -> None:
-        """In children, what this has open is dead."""
+    def flag(self, obj: object, at_fork: bool = False) -> None:
+        """In children, what this has open is dead. At a fork nobody is asked who could be busy in another thread."""
         if isinstance(obj, int):
-            self.flagged.update(finding.flag(None, fds=(obj,)).descriptors)
+            found = finding.Found((obj,))
         else:
-            self.flagged.update(finding.flag(obj).descriptors)
+            found = finding.find(obj, self.found.get(id(obj), finding.Found()) if at_fork else None)
+            self.found[id(obj)] = found
+        for descriptor in found.descriptors:
+            try:
+                if not atfork.is_flagged(descriptor):
+                    atfork.flag(descriptor)
+                    self.flagged.add(descriptor)
+            except OSError:  # closed meanwhile
+                continue
+
+    def look(self, obj: Any, at_fork: bool = False) -> None:
+        """Flag what an object has open, and have it tell what it opens from now on, where it can."""
+        adapter = adapter_of(obj)
+        if adapter is not None and adapter.watch is not None and self.begun.get(id(obj), dead)() is not obj:
+            self.undo.append(adapter.watch(obj, self.flag))
+            self.begun[id(obj)] = weakref.ref(obj)
+        if adapter is None:
+            self.flag(obj, at_fork)
+        elif adapter.connections is not None:
+            for each in adapter.connections(obj):
+                self.flag(each, at_fork)
 
     def end(self) -> None:
         for undo in self.undo:
@@ -57,8 +80,12 @@ class _Protection:
             atfork.unflag(descriptor)
 
 
+def dead() -> None:
+    """What a weak reference to nothing gives."""
+
+
 _protected: dict[int, _Protection] = {}
-_held_at_fork: set[int] | None = None  # ids; None where no `before` hook could look
+_held_at_fork: list[set[int]] = []  # ids, of the forks under way; empty where no `before` hook could look
 _watching = False
 
 
@@ -73,7 +100,7 @@ def protect(obj: T, *, verbose: bool = False) -> T:
     if isinstance(obj, type):
         _protect_instances(obj)
         return obj
-    if adapter_of(obj) is None and not _parts_of(obj) and not finding.find(obj).descriptors:
+    if adapter_of(obj) in (None, OPEN) and not _parts_of(obj) and not finding.find(obj).descriptors:
         raise TypeError(_nothing_to_do(obj))
     _remember(obj)
     if verbose:
@@ -98,42 +125,22 @@ def _remember(obj: Any) -> None:
     if before is not None and before.reference() is obj:
         return
     try:
-        protection = _Protection(weakref.ref(obj, lambda _: _forget(key)))
+        protection = _Protection(weakref.ref(obj, lambda _: _protected.pop(key, None)))
     except TypeError:
         raise TypeError(
             f"protect(): a {type(obj).__name__} cannot be referred to weakly; add '__weakref__' to its __slots__, or "
             "protect the locks in it, and use close_on_fork() for what it has open"
         ) from None
-    for each in _taken_apart(obj):
-        _begin(each, protection)
+    try:
+        for each in _taken_apart(obj):
+            protection.look(each)
+    except BaseException:
+        protection.end()
+        raise
     _protected[key] = protection
     if not _watching:
         _watching = True
         register_at_fork(before=_look, after_in_parent=_forget_look, after_in_child=_reset_all)
-
-
-def _forget(key: int) -> None:
-    """A protected object has gone. What it had open is closed, or somebody else's now."""
-    protection = _protected.pop(key, None)
-    for undo in protection.undo if protection is not None else ():
-        undo()
-
-
-def _begin(obj: Any, protection: _Protection) -> None:
-    """Flag what is open, and have what the object opens from now on flagged at once, where it tells."""
-    adapter = adapter_of(obj)
-    if adapter is not None and adapter.watch is not None:
-        protection.undo.append(adapter.watch(obj, protection.flag))
-    _flag_open(obj, protection)
-
-
-def _flag_open(obj: Any, protection: _Protection) -> None:
-    adapter = adapter_of(obj)
-    if adapter is None:
-        protection.flag(obj)
-    elif adapter.connections is not None:
-        for each in adapter.connections(obj):
-            protection.flag(each)
 
 
 def _protect_instances(cls: type) -> None:
@@ -218,7 +225,12 @@ def _everything() -> list[tuple[_Protection, Any]]:
     found = []
     for protection in list(_protected.values()):
         top = protection.reference()
-        for obj in _taken_apart(top) if top is not None else ():
+        try:
+            parts = _taken_apart(top) if top is not None else []
+        except Exception as error:  # of an adapter: the others still have their turn
+            atfork.write_unraisable(error, top)
+            continue
+        for obj in parts:
             if id(obj) not in seen:
                 seen.add(id(obj))
                 found.append((protection, obj))
@@ -231,33 +243,31 @@ def _is_held(obj: Any) -> bool:
 
 
 def _look() -> None:
-    global _held_at_fork
-    held = set()
+    held: set[int] = set()
+    _held_at_fork.append(held)
     for protection, obj in _everything():
         try:
-            _flag_open(obj, protection)
+            protection.look(obj, at_fork=True)
             if _is_held(obj):
                 held.add(id(obj))
-        except Exception as error:  # of an adapter: the others still have their turn
+        except Exception as error:
             atfork.write_unraisable(error, obj)
-    _held_at_fork = held
 
 
 def _forget_look() -> None:
-    global _held_at_fork
-    _held_at_fork = None
+    if _held_at_fork:
+        _held_at_fork.pop()
 
 
 def _reset_all() -> None:
-    seen = _held_at_fork
-    _forget_look()
+    seen = _held_at_fork[-1] if _held_at_fork else None
+    _held_at_fork.clear()
     for protection, obj in _everything():
         protection.flagged.clear()  # tombstones now, whose numbers are the child's
         adapter = adapter_of(obj)
-        held = _is_held(obj) if seen is None else id(obj) in seen
-        if adapter is None or adapter.reset is None or held:
-            continue
         try:
-            adapter.reset(obj)
+            held = _is_held(obj) if seen is None else id(obj) in seen
+            if adapter is not None and adapter.reset is not None and not held:
+                adapter.reset(obj)
         except Exception as error:
             atfork.write_unraisable(error, obj)

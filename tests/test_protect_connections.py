@@ -1,0 +1,184 @@
+"""protect() for what is open: sockets and files, objects that change later, and what goes wrong on the way."""
+
+from __future__ import annotations
+
+import io
+import os
+import socket
+import threading
+
+import pytest
+
+import forksafe
+from forksafe.testing import ChildTimeout, run_in_child
+from forksafe_core import atfork
+
+
+@pytest.fixture
+def pair():
+    a, b = socket.socketpair()
+    b.settimeout(5)
+    yield a, b
+    a.close()
+    b.close()
+
+
+class Holder:
+    def __init__(self, *things):
+        self.things = list(things)
+
+
+def test_socket(pair, fork):
+    a, b = pair
+    assert forksafe.protect(a) is a
+    assert run_in_child(lambda: (forksafe.generation(), a.recv(1))[1], fork=fork) == b""
+    a.send(b"x")
+    assert b.recv(9) == b"x"
+
+
+def test_control_socket(pair):
+    a, b = pair
+    assert run_in_child(lambda: a.send(b"child")) == 5
+    assert b.recv(9) == b"child"
+
+
+def test_what_an_object_opens_later_counts(pair, fork):
+    """Found again before each fork that Python makes."""
+    holder = forksafe.protect(Holder(threading.Lock()))
+    holder.things.append(pair[0])
+    if fork is os.fork:
+        assert run_in_child(lambda: pair[0].recv(1), fork=fork) == b""
+
+
+def test_an_engine_that_an_object_gets_later_is_watched(postgres):
+    sqlalchemy = pytest.importorskip("sqlalchemy")
+    pytest.importorskip("psycopg2")
+    holder = forksafe.protect(Holder(threading.Lock()))
+    engine = sqlalchemy.create_engine(postgres.url())
+    holder.things.append(engine)
+
+    def session():
+        with engine.connect() as connection:
+            return connection.execute(sqlalchemy.text("SELECT pg_backend_pid()")).scalar()
+
+    mine = session()
+    assert run_in_child(session) != mine
+    assert session() == mine
+    engine.dispose()
+
+
+def test_a_connections_own_lock(postgres, busy):
+    """psycopg: a thread that uses the connection has its lock; in a child it fails, and does not hang."""
+    psycopg = pytest.importorskip("psycopg")
+    connection = psycopg.connect(postgres.dsn())
+
+    def child():
+        try:
+            connection.execute("SELECT 1")
+        except psycopg.OperationalError:
+            return "failed"
+
+    busy(connection.lock.acquire, connection.lock.release)
+    with pytest.raises(ChildTimeout):  # the control
+        run_in_child(child, 0.5, c_stacks=False)
+    forksafe.protect(connection)
+    assert run_in_child(child) == "failed"
+    connection.lock.release()
+    connection.close()
+    connection.lock.acquire()
+
+
+def test_a_sqlite_file_under_sqlalchemy(tmp_path):
+    """A file is opened anew in the child; what is in memory stays (see test_protect_libraries.py)."""
+    sqlalchemy = pytest.importorskip("sqlalchemy")
+    engine = forksafe.protect(sqlalchemy.create_engine(f"sqlite:///{tmp_path}/file.db"))
+    with engine.begin() as connection:
+        connection.execute(sqlalchemy.text("CREATE TABLE t (n int)"))
+
+    def child():
+        with engine.begin() as connection:
+            return connection.execute(sqlalchemy.text("INSERT INTO t VALUES (1)")).rowcount
+
+    assert run_in_child(child) == 1
+    with engine.connect() as connection:
+        assert connection.execute(sqlalchemy.text("SELECT count(*) FROM t")).scalar() == 1
+    engine.dispose()
+
+
+def test_a_fork_inside_a_hook_forgets_nothing_of_the_outer_one(busy):
+    lock = forksafe.protect(threading.Lock())
+    inner = []
+
+    def fork_again():
+        registration.unregister()
+        inner.append(run_in_child(lambda: lock.acquire(timeout=1)))
+
+    busy(lock.acquire, lock.release)
+    registration = forksafe.register_at_fork(before=fork_again)
+    assert run_in_child(lambda: lock.acquire(timeout=1)) is True
+    assert inner == [True]
+
+
+def test_an_adapter_that_fails_leaves_the_others_protected(pair, busy, monkeypatch):
+    failing = []
+
+    def parts(obj):
+        if failing:
+            raise ValueError("parts")
+        return []
+
+    forksafe.register_adapter(Holder, parts=parts, reset=lambda obj: 1 / 0)
+    reported = []
+    monkeypatch.setattr("sys.unraisablehook", lambda unraisable: reported.append(unraisable.exc_type))
+    try:
+        first = forksafe.protect(Holder())
+        lock = forksafe.protect(threading.Lock())
+        busy(lock.acquire, lock.release)
+        assert run_in_child(lambda: (lock.acquire(timeout=1), reported)) == (True, [ZeroDivisionError])
+        failing.append(1)
+        assert run_in_child(lambda: (lock.acquire(timeout=1), reported)) == (True, [ValueError, ValueError])
+        forksafe.unprotect(first)
+    finally:
+        from forksafe import adapters
+
+        del adapters._adapters[Holder]
+
+
+def test_unprotect_leaves_the_flags_of_others(pair):
+    a, b = pair
+    forksafe.close_on_fork(a)
+    forksafe.protect(a)
+    forksafe.protect(b)
+    forksafe.unprotect(a)
+    forksafe.unprotect(b)
+    assert atfork.is_flagged(a.fileno())
+    assert not atfork.is_flagged(b.fileno())
+
+
+def test_nothing_is_half_protected_when_watching_fails(pair):
+    from forksafe import protecting
+
+    def watch(obj, flag):
+        flag(obj.things[0])
+        raise ValueError("watch")
+
+    forksafe.register_adapter(Holder, connections=lambda obj: obj.things, watch=watch)
+    before = len(protecting._protected)
+    holder = Holder(pair[0])
+    try:
+        with pytest.raises(ValueError, match="watch"):
+            forksafe.protect(holder)
+    finally:
+        from forksafe import adapters
+
+        del adapters._adapters[Holder]
+    assert len(protecting._protected) == before
+    assert not atfork.is_flagged(pair[0].fileno())
+
+
+def test_nothing_open_is_an_error(pair):
+    a, _ = pair
+    a.close()
+    for nothing in (a, io.StringIO()):
+        with pytest.raises(TypeError, match="knows nothing it could do"):
+            forksafe.protect(nothing)
