@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures.thread  # noqa: F401  # before forksafe: see "Not covered" in hooks.py
 import ctypes
 import os
 import platform

@@ -78,8 +78,11 @@ def run_matrix(driver: str, server: Any, tls: bool) -> dict[Cell, list[str]]:
     done = python("-W", "ignore", __file__, task, timeout=100, env=no_authorities)
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     results = {Cell(*line["cell"]): list(line["wrong"]) for line in lines}
-    broken = f"the program did not get here, status {done.returncode}; its errors:\n{done.stderr[-8000:]}"
-    return {cell: results.get(cell, [broken]) for cell in (*CELLS, *CONTROLS[driver])}
+    errors = f"the errors of the whole program, which ended with status {done.returncode}:\n{done.stderr[-8000:]}"
+    for cell in (*CELLS, *CONTROLS[driver]):
+        if results.setdefault(cell, ["the program did not get here"]):
+            results[cell].append(errors)
+    return results
 
 
 def damaged(wrong: list[str]) -> bool:

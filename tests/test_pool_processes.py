@@ -73,7 +73,7 @@ def test_a_child_that_exits(tmp_path, end):
     assert run_program(tmp_path, ENDS[end], "forksafe.ConnectionPool") == "alive"
 
 
-@pytest.mark.parametrize("end", list(ENDS)[:3])
+@pytest.mark.parametrize("end", list(ENDS)[:2])  # in cycles a socket may be finalised, and dumb, before its owner is
 def test_control_a_child_that_exits(tmp_path, end):
     assert run_program(tmp_path, ENDS[end], "Naive") == "ended"
 
@@ -249,8 +249,6 @@ def test_no_finaliser_runs_in_a_child(fork, where):
     """Neither when everything that refers to the parent's connections is dropped there."""
 
     class Conn:
-        closed = False
-
         def __del__(self):
             ended.append(self)
 
@@ -270,7 +268,7 @@ def test_no_finaliser_runs_in_a_child(fork, where):
         pool.putconn(kept.pop())
         pool.putconn(kept.pop())
     if where == "closing":
-        kept[1].closed = True
+        pool.resize(0, 1)  # one is too many when it comes back
         pool.putconn(kept[1])
     del pool
     close(None)

@@ -12,6 +12,7 @@ How this package is laid out, lowest first; each file's contract is at its top:
   pool.py        ConnectionPool; pooled.py: one connection, pool_threads.py, pool_upkeep.py: who works for it
   protecting.py  protect(): objects that exist already
   adapters.py    what protect() does for a type; library_adapters.py: for other libraries' types
+  http_pools.py  urllib3's pools in a child
   loops.py       an event loop made before the fork, put right in the child
   imports.py     modules that a vanished thread was importing
   streams.py     standard streams and log files that a vanished thread was writing to

@@ -34,7 +34,6 @@ from dataclasses import dataclass
 from types import FrameType, ModuleType
 from typing import Any
 
-import forksafe.http_pools  # noqa: F401 - it teaches protect() about urllib3
 from forksafe import finding, watching
 from forksafe.descriptors import close_on_fork
 from forksafe.hooks import Registration, register_at_fork

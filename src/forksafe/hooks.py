@@ -10,7 +10,9 @@ Guarantees
     whichever thread makes it; `before` and after_in_parent cannot run then.
   - Locks made with hold=True are taken after the last `before` hook and given back on both sides.
 
-Not covered: hooks that others registered with os.register_at_fork; those run in the interpreter's order.
+Not covered: hooks that others registered with os.register_at_fork; those run in the interpreter's order. So a hook that
+forks waits for ever in a program that imports concurrent.futures.thread after forksafe: that module takes, before our
+hooks run, a lock which the inner fork wants too and which cannot be taken twice. Import it before forksafe.
 """
 
 from __future__ import annotations
