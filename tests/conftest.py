@@ -20,6 +20,12 @@ import pytest
 
 import forksafe
 
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Not in pyproject.toml: pytest would import forksafe for it, before everything here."""
+    config.addinivalue_line("filterwarnings", "error::forksafe.ForkHazardWarning")
+
+
 FORK_HERE = hasattr(os, "fork")
 if not FORK_HERE:  # what is left to test: that everything imports, and works as threading's
     collect_ignore = [

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from line_pool import SIZE
 from line_server import Server
-from pool_helpers import Made
+from pool_helpers import Made, others_sleep, wait_until
 
 from forksafe import ConnectionPool
 
@@ -28,6 +30,17 @@ def new_pool(made):
         pool.close()
 
 
+@pytest.fixture
+def calm_fork(fork):
+    """Each way to fork, once no other thread is inside C's memory allocator: not all of these let it finish first."""
+
+    def forks():
+        wait_until(others_sleep)
+        return fork()
+
+    return forks
+
+
 @pytest.fixture(scope="module")
 def server():
     server = Server()
@@ -37,5 +50,6 @@ def server():
 
 @pytest.fixture
 def pool(server):
-    with ConnectionPool(server.connect, max_size=SIZE, timeout=60) as pool:
+    """Without a limit to idleness, so without a watcher."""
+    with ConnectionPool(server.connect, max_size=SIZE, timeout=60, max_idle=math.inf) as pool:
         yield pool

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
+from pathlib import Path
 
 LIMIT = 10  # seconds that only a hang reaches
 
@@ -58,6 +60,16 @@ def wait_until(condition):
     while not condition():
         assert time.monotonic() < deadline, "it never came to that"
         time.sleep(0.001)
+
+
+def others_sleep():
+    """True when every other thread sleeps, and those that ended have really gone; where that can be told."""
+    try:
+        tasks = os.listdir("/proc/self/task")
+        states = [Path(f"/proc/self/task/{task}/stat").read_text().rpartition(") ")[2][0] for task in tasks]
+    except OSError:
+        return not os.path.isdir("/proc/self/task")
+    return len(tasks) == threading.active_count() and states.count("S") == len(tasks) - 1
 
 
 def wait_for_waiters(pool, count):

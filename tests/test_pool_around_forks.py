@@ -39,7 +39,7 @@ def test_a_client_that_connected_anew_is_flagged_at_the_fork(server, pool):
         assert conn.query("parent's").endswith(" parent's")
 
 
-def test_fds(server, fork):
+def test_fds(server, calm_fork):
     """A connection whose descriptors forksafe cannot find."""
 
     class Hidden:
@@ -57,11 +57,12 @@ def test_fds(server, fork):
             forksafe.generation()
             assert_dead(conn)
 
-        run_in_child(child, fork=fork)
+        run_in_child(child, fork=calm_fork)
         assert conn.query("parent's")
 
 
-def test_the_watcher_goes_on_after_a_fork(server, pool):
+def test_the_watcher_goes_on_after_a_fork(server):
+    pool = ConnectionPool(server.connect)
     with pool.connection():
         pass
     assert watchers(pool)

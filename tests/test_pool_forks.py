@@ -149,7 +149,7 @@ ACTIONS = (leaves_it, collects, closes_the_pool, gives_back, ends_the_block, use
 
 @pytest.mark.parametrize("action", ACTIONS, ids=lambda function: function.__name__)
 @pytest.mark.parametrize("state", STATES, ids=lambda function: function.__name__)
-def test_child(server, pool, fork, state, action):
+def test_child(server, pool, calm_fork, state, action):
     with state(pool, server) as (conns, conn, lease):
         numbers = [each.number for each in conns]
         before = {number: server.received(number) for number in numbers}
@@ -163,7 +163,7 @@ def test_child(server, pool, fork, state, action):
             assert pool.stats().pool_size == (0 if pool.closed else SIZE)
             return len(own)
 
-        assert run_in_child(child, 30, fork=fork) == (0 if action is closes_the_pool else SIZE)
+        assert run_in_child(child, 30, fork=calm_fork) == (0 if action is closes_the_pool else SIZE)
         assert {number: server.received(number) for number in numbers} == before
         for each in conns:
             assert each.query("parent's") == f"{each.number} parent's"

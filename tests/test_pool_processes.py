@@ -78,7 +78,7 @@ def test_control_a_child_that_exits(tmp_path, end):
     assert run_program(tmp_path, ENDS[end], "Naive") == "ended"
 
 
-def test_the_pool_collected_in_the_child(server, fork):
+def test_the_pool_collected_in_the_child(server, calm_fork):
     """Nothing of forksafe runs in the child before its collector finds the pool, in a cycle with its connections."""
 
     def child():
@@ -86,7 +86,7 @@ def test_the_pool_collected_in_the_child(server, fork):
         gc.collect()
         gc.collect()
 
-    pool = ConnectionPool(server.connect)
+    pool = ConnectionPool(server.connect, max_idle=math.inf)
     with pool.connection() as conn:
         conn.pool = pool
     number, holder = conn.number, [pool]
@@ -97,7 +97,7 @@ def test_the_pool_collected_in_the_child(server, fork):
         forks.clear()
         child()
 
-    run_in_child(child_too, fork=fork)
+    run_in_child(child_too, fork=calm_fork)
     assert forks[0]("parent's") == f"{number} parent's" and server.received(number) == ["rollback", "parent's"]
     holder[0].close()
 
@@ -160,10 +160,10 @@ def test_grandchild(server, pool):
         assert conn.query("parent's") == f"{conn.number} parent's"
 
 
-def test_a_worker_thread_forks(server, pool, fork):
+def test_a_worker_thread_forks(server, pool, calm_fork):
     def work():
         with pool.connection() as conn:
-            assert run_in_child(lambda: len(uses_its_own(pool, [conn.number])), fork=fork) == SIZE
+            assert run_in_child(lambda: len(uses_its_own(pool, [conn.number])), fork=calm_fork) == SIZE
             return conn.query("parent's") == f"{conn.number} parent's"
 
     with pool.connection():
@@ -212,13 +212,13 @@ def test_a_block_in_the_parent_ends_in_the_child(server, pool):
 
 
 @pytest.mark.parametrize("where", ["check", "reset", "close"])
-def test_a_fork_inside_what_the_pool_calls(server, fork, where):
+def test_a_fork_inside_what_the_pool_calls(server, calm_fork, where):
     """The child finds itself in the middle of the parent's work, and gets a connection of its own all the same."""
 
     def forks(conn):
         if armed:
             armed.clear()
-            pids.append(fork())
+            pids.append(calm_fork())
         if where == "close":
             conn.closed = False
             conn.close()
@@ -245,7 +245,7 @@ def test_a_fork_inside_what_the_pool_calls(server, fork, where):
 
 
 @pytest.mark.parametrize("where", ["idle", "lent", "closing"])
-def test_no_finaliser_runs_in_a_child(fork, where):
+def test_no_finaliser_runs_in_a_child(calm_fork, where):
     """Neither when everything that refers to the parent's connections is dropped there."""
 
     class Conn:
@@ -259,7 +259,7 @@ def test_no_finaliser_runs_in_a_child(fork, where):
 
     def close(conn):
         if not results:
-            results.append(run_in_child(child, 30, fork=fork))
+            results.append(run_in_child(child, 30, fork=calm_fork))
 
     ended, results = [], []
     pool = ConnectionPool(Conn, fds=(), max_idle=math.inf, close=close)
