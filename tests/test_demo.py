@@ -54,7 +54,8 @@ def program(name: str) -> str:
 def test_each_program_is_listed_and_exists() -> None:
     folder = demo._examples()
     assert folder is not None
-    assert {path.stem for path in folder.glob("*.py")} == {"__init__", *demo.PROGRAMS} == {"__init__", *LINES}
+    others = {"__init__", "prefork_server", "sqlalchemy_workers"}  # those two need a server: see test_examples.py
+    assert {path.stem for path in folder.glob("*.py")} - others == set(demo.PROGRAMS) == set(LINES)
 
 
 @needs_fork
