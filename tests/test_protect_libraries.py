@@ -330,7 +330,8 @@ class _Echo(http.server.BaseHTTPRequestHandler):
 def address():
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Echo)
     server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    # It looks up seldom: whoever competes for the GIL endangers the child of a fork made by C.
+    thread = threading.Thread(target=server.serve_forever, args=(0.5,), daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}/"
     server.shutdown()
