@@ -91,6 +91,7 @@ class Server:
         command = [sys.executable, __file__]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.port = int(self.process.stdout.readline())
+        self.tell()  # the first to connect imports what a fork in the middle of that would leave locked
 
     def connect(self):
         return Session(self.port)

@@ -269,6 +269,25 @@ def test_installed_while_other_threads_run(tmp_path):
     """, install=""))  # fmt: skip
 
 
+def test_installed_in_a_program_that_has_used_asyncio(tmp_path):
+    """CPython 3.12's C module shows objects that it has freed to who asks what it refers to: nobody may."""
+    succeeds(run(tmp_path, """
+        import asyncio, resource, forksafe
+        resource.setrlimit(resource.RLIMIT_AS, (1 << 32, 1 << 32))  # bytes; a list that became a ring has no end
+        async def use():
+            for _ in range(20):
+                await asyncio.get_running_loop().run_in_executor(None, len, "")
+        async def main():
+            for _ in range(3):
+                await asyncio.gather(*(use() for _ in range(5)))
+                forksafe.install(connections=True)
+                await use()
+                forksafe.uninstall()
+            await use()
+        asyncio.run(main())
+    """, install=""))  # fmt: skip
+
+
 def test_multiprocessing_and_executors_work_installed(tmp_path):
     succeeds(run(tmp_path, """
         import multiprocessing, concurrent.futures

@@ -211,6 +211,9 @@ def _take_care_of_existing(installation: _Installation) -> None:
         elif type(obj) is _SimpleQueue:
             installation.report.left_alone.append("a queue.SimpleQueue: its lock cannot be reached")
     for owner in objects:
+        # A module's dictionary is another of these; CPython 3.12's _asyncio would show objects that it has freed.
+        if issubclass(type(owner), ModuleType):
+            continue
         for lock in gc.get_referents(owner):
             if type(lock) in _STANDARD_LOCKS and id(lock) not in done and not _is_bookkeeping(owner):
                 done.add(id(lock))
