@@ -6,10 +6,13 @@ See driver_matrix.py for what a cell is. All cells of a driver run in one progra
 from __future__ import annotations
 
 import gc
+import json
+import sys
 import time
 
 import drivers
 import pytest
+from conftest import python, script, succeeds
 from driver_matrix import CELLS, CONTROLS, STATES, Cell, damaged, in_this_process, run_matrix
 
 import forksafe
@@ -151,3 +154,61 @@ def test_control_the_child_hears_what_is_for_the_parent(redis_server, other):
     while other.publish("news", "for nobody") and time.monotonic() < deadline:
         time.sleep(0.01)
     assert other.publish("news", "for nobody") == 0
+
+
+# OpenSSL holds locks while a thread ends, before 3.13 after Thread.join() has returned: a child that is forked just
+# then hangs at its first use of TLS. So a pool's threads must be gone from the system, too, when a fork comes.
+STILL_ENDING = """
+import json, os, sys, threading
+
+def threads_of_the_system():
+    return {int(task) for task in os.listdir("/proc/self/task")}
+
+def look():
+    pythons = {thread.native_id for thread in threading.enumerate()}
+    seen.append(len(threads_of_the_system() - pythons))
+
+seen = []
+os.register_at_fork(before=look)  # earlier than forksafe's: it runs last
+
+import redis, forksafe
+
+def connect():
+    return redis.Redis(single_connection_client=True, **json.loads(sys.argv[1]))
+
+def with_a_pool():
+    with forksafe.ConnectionPool(connect, max_size=1) as pool, pool.connection():
+        fork()
+
+def with_a_thread():
+    thread = threading.Thread(target=connect)
+    thread.start()
+    thread.join()
+    fork()
+
+def fork():
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+
+for _ in range(60):
+    globals()[sys.argv[2]]()
+print(sum(seen))
+"""
+
+
+def threads_still_ending(redis_server, tmp_path, who):
+    pytest.importorskip("redis")
+    program = script(tmp_path / "program.py", STILL_ENDING)
+    arguments = json.dumps(redis_server.arguments(True))
+    return int(succeeds(python("-W", "ignore", program, arguments, who, timeout=60)))
+
+
+def test_no_thread_of_a_pool_is_still_ending_at_a_fork(redis_server, tmp_path):
+    assert threads_still_ending(redis_server, tmp_path, "with_a_pool") == 0
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 13), reason="since 3.13 join() waits for the system's thread")
+def test_control_a_thread_that_was_joined_is_still_ending(redis_server, tmp_path):
+    assert threads_still_ending(redis_server, tmp_path, "with_a_thread") > 0

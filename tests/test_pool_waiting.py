@@ -180,23 +180,27 @@ def test_the_thread_that_connected_has_ended(new_pool):
         assert threading.active_count() == before
 
 
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs setitimer()")
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="needs pthread_kill()")
 def test_ctrl_c_while_waiting_loses_nothing(new_pool):
     def interrupt(*_):
         raise KeyboardInterrupt
 
+    def press():
+        wait_for_waiters(pool, 1)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+
     pool = new_pool(max_size=1)
-    before = signal.signal(signal.SIGALRM, interrupt)
+    before = signal.signal(signal.SIGUSR1, interrupt)
     try:
         for _ in range(20):
             with pool.connection():
-                signal.setitimer(signal.ITIMER_REAL, 0.002)
-                with pytest.raises(KeyboardInterrupt):
+                with pytest.raises(KeyboardInterrupt):  # noqa: PT012
+                    pressed = in_thread(press)
                     pool.getconn(timeout=LIMIT)
-            assert pool.stats().requests_waiting == 0 and pool.stats().pool_available == 1
+                assert pressed() is None and pool.stats().requests_waiting == 0
+            assert pool.stats().pool_available == 1
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.signal(signal.SIGUSR1, before)
 
 
 @pytest.mark.parametrize("bad", [False, True])

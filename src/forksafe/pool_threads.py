@@ -11,6 +11,7 @@ Why that survives fork: each generation has a Crew of its own, and nobody asks a
 from __future__ import annotations
 
 import contextvars
+import os
 import threading
 import time
 import weakref
@@ -40,6 +41,7 @@ class Crew:
 
     def __init__(self) -> None:
         self.makers: set[threading.Thread] = set()
+        self.ending: set[int] = set()  # the system's numbers of threads that have done their work
         self.watcher: threading.Thread | None = None
         self.wake = Waiter()
         self.error: BaseException | None = None  # of a connect() that nobody waited for
@@ -77,7 +79,22 @@ class Crew:
             if _taken(claim):
                 pool._make(slots)
         finally:
+            self.ending.add(threading.get_native_id())
             self.makers.discard(threading.current_thread())
+
+    def wait_ended(self, timeout: float) -> None:
+        """Before a fork: until threads that have done their work are gone from the system, too.
+
+        Thread.join() returns earlier, up to CPython 3.12, while OpenSSL still holds locks to clean up after the thread;
+        a child forked just then would hang at its first use of TLS.
+        """
+        deadline = time.monotonic() + timeout
+        for number in list(self.ending):
+            while os.path.exists(f"/proc/self/task/{number}") and time.monotonic() < deadline:
+                if number == threading.get_native_id():  # connect() itself forks
+                    break
+                time.sleep(0.0002)
+            self.ending.discard(number)
 
     def made(self) -> None:
         """A connect() succeeded."""
@@ -124,6 +141,8 @@ class Crew:
         slots.stop_watching()
         if timeout and watcher is not None and watcher is not threading.current_thread():
             watcher.join(timeout)
+            if not watcher.is_alive() and watcher.native_id is not None:
+                self.ending.add(watcher.native_id)
 
 
 def _taken(claim: list[None]) -> bool:

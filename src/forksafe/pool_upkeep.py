@@ -117,6 +117,7 @@ class Upkeep(Checkout[C]):
         if slots is None or slots.inherited:
             return
         slots.extra.stop_watching(slots, STOP_TIMEOUT)
+        slots.extra.wait_ended(STOP_TIMEOUT)
         hazards = 0
         for item, _ in slots.snapshot():
             if not is_sqlite_file(item.extra):
