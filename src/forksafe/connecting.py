@@ -1,8 +1,8 @@
 """Connections that the program opens, flagged on their own: for install(connections=True).
 
 Guarantees: in every child a tombstone lies over each connection that this program opened meanwhile
-  - by a Python socket that calls connect() or connect_ex(), seen by the audit event that precedes it, so that there is
-    no moment at which a fork would share it;
+  - by a Python socket that calls connect() or connect_ex(), seen by the audit event that precedes it, so that none is
+    connected before it is flagged;
   - by psycopg, psycopg2 or mysqlclient, whose sockets are libpq's and libmysqlclient's own: when they have connected,
     and once more before each fork, for they may have reconnected since.
 What it belongs to is protected as soon as it is made, where protect() knows how: see _KINDS.
@@ -16,8 +16,9 @@ Why that survives fork: the flags are in the C table, which children have too; i
 audit hook and the changed classes go on.
 
 Not covered: connections that C code makes, but for those three drivers (uvloop, gRPC, ODBC, mysql-connector's C
-extension); instances of psycopg2's connection class made without psycopg2.connect(). keep_on_fork() is for programs
-that connect and let a child have the connection: daemons, and clients that fork for each one.
+extension); instances of psycopg2's connection class made without psycopg2.connect(); a socket that one thread has made
+and not yet connected when another forks: nobody in the child knows it, but it is open there. keep_on_fork() is for
+programs that connect and let a child have the connection: daemons, and clients that fork for each one.
 """
 
 from __future__ import annotations
