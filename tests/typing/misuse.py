@@ -104,7 +104,7 @@ def connect() -> list[int]:
 
 
 forksafe.resource(3)  # type: ignore[call-overload]
-forksafe.resource(needs_an_argument)  # type: ignore[call-overload]
+forksafe.resource(needs_an_argument)  # type: ignore[arg-type]
 forksafe.resource(connect, on_fork="forget")  # type: ignore[call-overload]
 forksafe.resource(connect)().keys()  # type: ignore[attr-defined]
 forksafe.ConnectionPool()  # type: ignore[call-arg]
@@ -120,10 +120,10 @@ forksafe.ConnectionPool(connect).stats().pool_size = 3  # type: ignore[misc]
 
 text: str = forksafe.generation()  # type: ignore[assignment]
 forksafe.generation(1)  # type: ignore[call-arg]
-forksafe.install("threading")  # type: ignore[misc]
+forksafe.install("threading")  # type: ignore[call-arg, arg-type]
 forksafe.install(connections="all")  # type: ignore[arg-type]
 wrong: RLock = forksafe.protect(Lock())  # type: ignore[assignment]
-forksafe.register_adapter("Lock")  # type: ignore[arg-type]
+forksafe.register_adapter(3)  # type: ignore[arg-type]
 forksafe.nonsense  # type: ignore[attr-defined]
 run_in_child(3)  # type: ignore[arg-type]
 run_in_child(needs_an_argument)  # type: ignore[arg-type]
