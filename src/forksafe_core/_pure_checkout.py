@@ -141,6 +141,15 @@ class Slots:
         return True
 
     @_step
+    def _rescue(self, item: Item, loan: int, bad: bool) -> None:
+        if item._lent or item._loan != loan or item in self._idle or id(item.value) not in self._items:
+            return
+        if bad or self.closed:
+            del self._items[id(item.value)]
+        else:
+            self._place(item)
+
+    @_step
     def ask(self, waiter: Waiter, again: bool = False) -> bool:
         if self.closed:
             return False
@@ -327,7 +336,12 @@ class Checkout:
         except BaseException as caught:
             error = caught
         if closed or error is not None or not slots._place_fast(item):
-            self._take_back_slowly(slots, item, closed, error)  # type: ignore[attr-defined]
+            kept = item._loan
+            try:
+                self._take_back_slowly(slots, item, closed, error)  # type: ignore[attr-defined]
+            except BaseException:
+                slots._rescue(item, kept, closed or error is not None)
+                raise
         return True
 
     def _current(self) -> Slots:
