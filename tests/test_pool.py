@@ -333,13 +333,14 @@ def test_no_limit(new_pool):
     assert result() is conn
 
 
+@pytest.mark.filterwarnings("error::forksafe.UnknownDescriptorsWarning")
 def test_descriptors_that_cannot_be_found_are_warned_of():
     class Hidden:
         def close(self):
             pass
 
     with pytest.raises(forksafe.UnknownDescriptorsWarning, match=r"ConnectionPool 'mine'.*Hidden.*fds="):
-        ConnectionPool(Hidden, name="mine").getconn()  # the tests turn these warnings into errors
+        ConnectionPool(Hidden, name="mine").getconn()
     ConnectionPool(Hidden, fds=()).getconn()
 
 

@@ -23,6 +23,7 @@ from forksafe_core import Slots, Waiter
 __all__ = ["Crew", "Employer"]
 
 STOP_TIMEOUT = 0.2  # seconds that a fork waits for the watcher, which may be closing a connection
+MOST_ENDING = 16  # threads to remember that have done their work, before it is asked which have gone
 FIRST_RETRY, LAST_RETRY = 1.0, 60.0  # seconds between attempts to have min_size connections
 
 
@@ -79,6 +80,8 @@ class Crew:
             if _taken(claim):
                 pool._make(slots)
         finally:
+            if len(self.ending) > MOST_ENDING:
+                self.ending.difference_update([number for number in list(self.ending) if not _exists(number)])
             self.ending.add(threading.get_native_id())
             self.makers.discard(threading.current_thread())
 
@@ -90,7 +93,7 @@ class Crew:
         """
         deadline = time.monotonic() + timeout
         for number in list(self.ending):
-            while os.path.exists(f"/proc/self/task/{number}") and time.monotonic() < deadline:
+            while _exists(number) and time.monotonic() < deadline:
                 if number == threading.get_native_id():  # connect() itself forks
                     break
                 time.sleep(0.0002)
@@ -143,6 +146,11 @@ class Crew:
             watcher.join(timeout)
             if not watcher.is_alive() and watcher.native_id is not None:
                 self.ending.add(watcher.native_id)
+
+
+def _exists(number: int) -> bool:
+    """True when the system has a thread of this process with this number; where that can be told."""
+    return os.path.exists(f"/proc/self/task/{number}")
 
 
 def _taken(claim: list[None]) -> bool:
