@@ -59,14 +59,7 @@ def find(value: object, at_fork: Found | None = None) -> Found:
 
     at_fork: what was found in it before; then nobody is asked who could be busy in another thread.
     """
-    walk = _Walk(value, at_fork is not None)
-    level: list[Any] = [value]
-    for _ in range(MOST_DEEP):
-        level = walk.step(level)
-        if not level:
-            break
-    else:
-        walk.cut_short = True
+    walk = _walked(value, at_fork is not None)
     files = dict.fromkeys((*(at_fork.files if at_fork else ()), *walk.files))
     descriptors = tuple({**walk.descriptors, **dict.fromkeys(finders.open_on(files))} if files else walk.descriptors)
     unknown = bool(walk.opaque)
@@ -76,14 +69,19 @@ def find(value: object, at_fork: Found | None = None) -> Found:
 
 
 def reachable(value: object) -> list[object]:
-    """What find() looks at: the value, and what it leads to, nearest first."""
-    walk = _Walk(value, False)
+    """What find() looks at: the value, and what it leads to, nearest first. Nobody is asked who could be busy."""
+    return list(_walked(value, at_fork=True).seen.values())
+
+
+def _walked(value: object, at_fork: bool) -> _Walk:
+    walk = _Walk(value, at_fork)
     level: list[Any] = [value]
     for _ in range(MOST_DEEP):
         level = walk.step(level)
         if not level:
-            break
-    return list(walk.seen.values())
+            return walk
+    walk.cut_short = True
+    return walk
 
 
 def register_finder(type: type | str, finder: Finder) -> None:

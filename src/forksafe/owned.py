@@ -188,7 +188,7 @@ def catch_up() -> None:
 
 
 def unflag_files(descriptors: Any) -> None:
-    """Of files, unlike sockets and pipes, the core cannot tell whether a number means another one by now."""
+    """Where a file is known by its inode only (not on Linux), the core takes the same one, opened again, for it."""
     for descriptor in descriptors:
         try:
             mode = os.fstat(descriptor).st_mode
