@@ -263,18 +263,23 @@ def _try(lock: Any, timeout: float, taken: list[Any]) -> bool:
     return bool(got)
 
 
-def _warn_overdue(lock: Any, ident: int) -> None:
+def warn_of_hazard(message: str, where: object, stacklevel: int = 4) -> None:
+    """Issue a ForkHazardWarning from a hook. With -W error it is reported: nothing may stop a fork half-way."""
     import warnings
 
+    try:
+        warnings.warn(message, ForkHazardWarning, stacklevel=stacklevel)
+    except ForkHazardWarning as error:
+        atfork.write_unraisable(error, where)
+
+
+def _warn_overdue(lock: Any, ident: int) -> None:
     name = next((thread.name for thread in threading.enumerate() if thread.ident == ident), "a thread that ended")
     message = (
         f"a fork went ahead without {lock!r}, which {name} held for longer than hold_timeout={hold_timeout(lock):g} "
         "seconds: in the child it is free, and what it guards may be half changed"
     )
-    try:
-        warnings.warn(message, ForkHazardWarning, stacklevel=3)
-    except ForkHazardWarning as error:  # -W error: nothing may stop a fork half-way
-        atfork.write_unraisable(error, lock)
+    warn_of_hazard(message, lock)
 
 
 _threading_after_fork = getattr(getattr(threading, "_after_fork", None), "__code__", None)

@@ -14,13 +14,11 @@ from __future__ import annotations
 
 import threading
 import time
-import warnings
 import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from forksafe.errors import ForkHazardWarning
-from forksafe.hooks import register_at_fork
+from forksafe.hooks import register_at_fork, warn_of_hazard
 from forksafe.owned import Terms
 from forksafe.pool_threads import STOP_TIMEOUT, Crew
 from forksafe.pooled import abandon, admit, close_quietly, is_sqlite_file, logger
@@ -128,17 +126,11 @@ class Upkeep(Checkout[C]):
                 item.extra.flag()
                 hazards += 1
         if hazards:
-            self._warn_of_sqlite(hazards)
-
-    def _warn_of_sqlite(self, hazards: int) -> None:
-        message = (
-            f"{self._terms.name}: a fork while {hazards} of its SQLite connections to files are handed out. SQLite "
-            "does not allow that: give them back first. In the child they are dead"
-        )
-        try:
-            warnings.warn(message, ForkHazardWarning, stacklevel=3)
-        except ForkHazardWarning as error:  # -W error: nothing may stop a fork half-way
-            atfork.write_unraisable(error, self)
+            warn_of_hazard(
+                f"{self._terms.name}: a fork while {hazards} of its SQLite connections to files are handed out. SQLite "
+                "does not allow that: give them back first. In the child they are dead",
+                self,
+            )
 
     def _after_in_parent(self) -> None:
         slots = self._known()
