@@ -62,6 +62,15 @@ def _watch_method(obj: Any, name: str, flag: Flag) -> Callable[[], object]:
     return undo
 
 
+def _living(cls: type, attribute: str, owner: Any) -> list[Any]:
+    """The instances of a class that refer to their owner: they may be anywhere, on other threads' stacks.
+
+    A search of everything, for when a pool is protected. isinstance() would ask lazy proxies what they are.
+    """
+    found = [obj for obj in gc.get_objects() if issubclass(type(obj), cls)]
+    return [obj for obj in found if getattr(obj, attribute, None) is owner]
+
+
 # SQLAlchemy: a pool forgets its connections in place; those that are checked out are replaced by dead ones.
 
 
@@ -99,10 +108,9 @@ def _watch_pool(pool: Any, flag: Flag) -> Callable[[], object]:
 
 
 def _existing_records(pool: Any) -> list[Any]:
-    """Those that are checked out are on other threads' stacks, or anywhere: sought once, when a pool is protected."""
+    """Also those that are checked out."""
     base: Any = sys.modules["sqlalchemy.pool.base"]
-    found = [obj for obj in gc.get_objects() if type(obj) is base._ConnectionRecord]
-    mine = [record for record in found if getattr(record, "_ConnectionRecord__pool", None) is pool]
+    mine = _living(base._ConnectionRecord, "_ConnectionRecord__pool", pool)
     return [record for record in mine if record.dbapi_connection is not None]
 
 
@@ -174,11 +182,8 @@ def _watch_psycopg_pool(pool: Any, flag: Flag) -> Callable[[], object]:
         made.add(conn)
         flag(conn)
 
-    connection = sys.modules["psycopg"].Connection
-    for obj in gc.get_objects():  # checked out ones are anywhere: sought once
-        if isinstance(obj, connection) and getattr(obj, "_pool", None) is pool:
-            flag_and_note(obj)
-    for conn in list(pool._pool):
+    lent = _living(sys.modules["psycopg"].Connection, "_pool", pool)  # which those in the pool do not say of it
+    for conn in [*pool._pool, *lent]:
         flag_and_note(conn)
     end_watch = _watch_method(pool, "_connect", flag_and_note)
 
