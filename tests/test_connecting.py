@@ -334,24 +334,49 @@ def test_strange_events_and_sockets_raise_nothing(tmp_path):
     succeeds(run(tmp_path, text))
 
 
-def test_connecting_while_other_threads_fork(tmp_path, server):
-    """There is no moment at which a fork shares a connection: the flag comes before connect()."""
+def test_a_socket_is_flagged_before_it_is_connected(tmp_path, server):
+    """So that whenever another thread forks, none that is connected is shared. A later audit hook can see it."""
+    text = """
+        seen = []
+        def look(event, args):
+            if event == "socket.connect":
+                try:
+                    args[0].getpeername()
+                except OSError:
+                    seen.append(atfork.is_flagged(args[0].fileno()))
+        sys.addaudithook(look)
+        for connect in (lambda sock: sock.connect, lambda sock: sock.connect_ex):
+            with socket.socket() as sock:
+                connect(sock)(("127.0.0.1", int(sys.argv[1])))
+                sock.getpeername()
+        assert seen == [True, True]
+    """
+    succeeds(run(tmp_path, text, server.port))
+
+
+def test_threads_that_connect_while_others_fork(tmp_path, server):
+    """Each process asks over connections of its own, whichever of its parent's it has a copy of."""
     text = """
         import threading
-        port, ended = int(sys.argv[1]), []
-        def connect():
-            for _ in range(100):
-                with socket.create_connection(("127.0.0.1", port)) as sock:
-                    assert atfork.is_flagged(sock.fileno())
-            ended.append(1)
-        threads = [threading.Thread(target=connect) for _ in range(3)]
+        port, mine, stop = int(sys.argv[1]), [], threading.Event()
+        def work():
+            while not stop.is_set():
+                client = Client(port)
+                session = client.session
+                assert client.session == session
+                mine.append(session)
+                client.close()
+        def child():
+            own = [Client(port) for _ in range(3)]
+            return [client.session for client in own]
+        threads = [threading.Thread(target=work) for _ in range(3)]
         for thread in threads: thread.start()
-        def alive():
-            return [each for each in connected_to(port)]
-        from sessions import connected_to
-        while any(thread.is_alive() for thread in threads):
-            assert in_child(alive) == []
+        children = [session for _ in range(60) for session in in_child(child)]
+        stop.set()
         for thread in threads: thread.join(30)
-        assert len(ended) == 3
+        everyones = [*mine, *children]
+        assert len(children) == 180 and len(set(everyones)) == len(everyones)
     """
-    succeeds(run(tmp_path, text, server.port, timeout=60))
+    result = run(tmp_path, text, server.port, timeout=60)
+    succeeds(result)
+    assert "Exception in thread" not in result.stderr
