@@ -42,7 +42,7 @@ def postgres() -> Iterator[Postgres]:
         _run([f"{programs}/initdb", *options], folder)
         configured = subprocess.run([f"{programs}/pg_config", "--configure"], capture_output=True, text=True).stdout
         tls = "--with-ssl" in configured or "--with-openssl" in configured
-        _certificate(folder)
+        make_certificate(folder)
         port = stack.enter_context(_kept(folder, "SIGQUIT", lambda port: [
             f"{programs}/postgres", "-D", f"{folder}/data", "-k", folder, "-p", str(port), "-h", "127.0.0.1", "-F",
             *_settings(full_page_writes="off", autovacuum="off", max_connections="300", shared_buffers="32MB"),
@@ -75,7 +75,7 @@ def mariadb() -> Iterator[MariaDB]:
     with _folder() as folder, contextlib.ExitStack() as stack:
         plain = ["--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve"]
         _run([installer, "--no-defaults", f"--datadir={folder}/data", *plain], folder)
-        _certificate(folder)
+        make_certificate(folder)
         (Path(folder) / "init.sql").write_text("CREATE DATABASE IF NOT EXISTS test;\n")
         port = stack.enter_context(_kept(folder, "SIGKILL", lambda port: [
             server, "--no-defaults", f"--datadir={folder}/data", f"--socket={folder}/socket", f"--port={port}",
@@ -161,7 +161,7 @@ def _wait(keeper: subprocess.Popen[bytes], is_ready: Callable[[], bool]) -> bool
 @contextlib.contextmanager
 def _terminator(protocol: str, port: int) -> Iterator[int]:
     with _folder() as folder:
-        _certificate(folder)
+        make_certificate(folder)
         command = [sys.executable, str(HERE / "tls_terminator.py"), folder, protocol, str(port)]
         ready = Path(folder) / "port"
         with _kept(folder, "SIGKILL", lambda _: command, lambda *_: ready.exists(), user=""):
@@ -199,7 +199,7 @@ def _in_wheel(package: str, *files: str) -> str | None:
     return found[0] if found else None
 
 
-def _certificate(folder: str) -> None:
+def make_certificate(folder: str) -> None:
     """certificate.pem and key.pem for 127.0.0.1, good for a day."""
     pytest.importorskip("cryptography", reason="no certificate for the servers of the tests without `cryptography`")
     from cryptography import x509

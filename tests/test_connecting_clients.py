@@ -8,7 +8,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from conftest import succeeds
-from servers import mariadb, postgres, redis_server  # noqa: F401
 from test_connecting import ONLY_LOCKS, run
 
 # HTTP. The server says over which of its connections it was asked.
@@ -205,7 +204,7 @@ def test_drivers(tmp_path, request, driver, tls):
         assert run(tmp_path, text, *arguments, install=ONLY_LOCKS).returncode == 1
 
 
-def test_drivers_and_every_way_to_fork(tmp_path, postgres, fork_name):  # noqa: F811
+def test_drivers_and_every_way_to_fork(tmp_path, postgres, fork_name):
     for driver in ("psycopg2", "psycopg"):
         pytest.importorskip(driver)
         succeeds(run(tmp_path, HAVE.format(server=postgres) + CLOSES, driver, "plain", fork_name))
@@ -271,7 +270,7 @@ def test_names_and_signatures_of_drivers_stay(tmp_path):
     succeeds(run(tmp_path, text))
 
 
-def test_subclasses_and_asynchronous_connections(tmp_path, postgres):  # noqa: F811
+def test_subclasses_and_asynchronous_connections(tmp_path, postgres):
     pytest.importorskip("psycopg"), pytest.importorskip("psycopg2")
     text = (
         HAVE.format(server=postgres)
@@ -305,7 +304,7 @@ else:
     succeeds(run(tmp_path, text))
 
 
-def test_a_connection_that_was_made_anew_underneath(tmp_path, mariadb):  # noqa: F811
+def test_a_connection_that_was_made_anew_underneath(tmp_path, mariadb):
     """mysqlclient reconnects inside ping(): its new socket is sought before each fork."""
     pytest.importorskip("MySQLdb")
     text = (

@@ -6,7 +6,6 @@ import textwrap
 
 import pytest
 from conftest import succeeds
-from servers import mariadb, postgres, redis_server  # noqa: F401
 from test_connecting import ONLY_LOCKS, run
 
 # A pool that is made and used before the fork, then in the child, then in the parent again. session() says over which
@@ -85,7 +84,7 @@ def test_a_pool_used_before_the_fork(tmp_path, request, pool, tls):
         assert control.returncode != 0 or control.stdout == "shared\n"
 
 
-def test_a_transaction_that_is_open_at_the_fork(tmp_path, postgres):  # noqa: F811
+def test_a_transaction_that_is_open_at_the_fork(tmp_path, postgres):
     """What SQLAlchemy rolls back in the child when it ends is not the parent's."""
     pytest.importorskip("sqlalchemy")
     text = f"""

@@ -471,8 +471,16 @@ def test_numbers_above_the_limit_are_closed_where_nothing_else_can_be_done(pair)
 CLONE_FILES = 0x400
 
 
-def bare_fork(flags):
-    return int(_libc.syscall(SYS_CLONE, flags, 0, 0, 0, 0))
+def with_a_shared_table(check):
+    """check() in a child of clone(CLONE_FILES). run_in_child() is not for that: the parent closes its end there too."""
+    pid = int(_libc.syscall(SYS_CLONE, signal.SIGCHLD | CLONE_FILES, 0, 0, 0, 0))
+    if pid == 0:
+        status = 1
+        try:
+            status = 0 if check() else 2
+        finally:
+            os._exit(status)
+    assert testing._reap(pid, 10) == 0
 
 
 @pytest.mark.skipif(not SYS_CLONE, reason="no raw clone on this platform")
@@ -480,16 +488,12 @@ def test_a_child_that_shares_the_table_does_not_kill_the_parents(pair):
     """clone(CLONE_FILES): the child takes a table of its own first, and only its tombstones are in it."""
     a, b = pair
     forksafe.close_on_fork(a)
-    pid = bare_fork(signal.SIGCHLD | CLONE_FILES)
-    if pid == 0:
-        status = 1
-        try:
-            forksafe.generation()
-            ok = use_socket(a) == ("EPIPE", b"") and atfork.state()["left_shared"] == 0
-            status = 0 if ok else 2
-        finally:
-            os._exit(status)
-    assert testing._reap(pid, 10) == 0
+
+    def check():
+        forksafe.generation()
+        return use_socket(a) == ("EPIPE", b"") and atfork.state()["left_shared"] == 0
+
+    with_a_shared_table(check)
     a.send(b"the parent's")
     assert b.recv(99) == b"the parent's"
 
@@ -499,19 +503,15 @@ def test_a_shared_table_that_cannot_be_left_is_let_be(pair):
     """A child with a second thread cannot leave a table it shares: the parent's descriptor must survive."""
     a, b = pair
     forksafe.close_on_fork(a)
-    pid = bare_fork(signal.SIGCHLD | CLONE_FILES)
-    if pid == 0:
-        status = 1
-        try:
-            wait = _thread.allocate_lock()
-            wait.acquire()
-            _thread.start_new_thread(wait.acquire, ())  # before anything of forksafe notices the fork
-            forksafe.generation()
-            ok = atfork.state()["left_shared"] == 1 and a.send(b"shared") == 6
-            status = 0 if ok else 2
-        finally:
-            os._exit(status)
-    assert testing._reap(pid, 10) == 0
+
+    def check():
+        wait = _thread.allocate_lock()
+        wait.acquire()
+        _thread.start_new_thread(wait.acquire, ())  # before anything of forksafe notices the fork
+        forksafe.generation()
+        return atfork.state()["left_shared"] == 1 and a.send(b"shared") == 6
+
+    with_a_shared_table(check)
     a.send(b" and alive")
     assert b.recv(99) == b"shared and alive"
 

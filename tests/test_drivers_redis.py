@@ -190,7 +190,7 @@ def fork():
     pid = os.fork()
     if pid == 0:
         os._exit(0)
-    os.waitpid(pid, 0)
+    assert os.waitpid(pid, 0)[1] == 0
 
 for _ in range(60):
     globals()[sys.argv[2]]()

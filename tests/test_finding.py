@@ -22,7 +22,7 @@ from types import SimpleNamespace
 
 import pytest
 from conftest import python, succeeds, threads
-from servers import _certificate, mariadb, postgres, redis_server  # noqa: F401  # fixtures
+from servers import make_certificate
 from sessions import Client, connected_to, serving
 
 import forksafe
@@ -228,7 +228,7 @@ def test_while_other_threads_change_it(pair):
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory):
     folder = tmp_path_factory.mktemp("certificate")
-    _certificate(str(folder))
+    make_certificate(str(folder))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(folder / "certificate.pem", folder / "key.pem")
     return context
@@ -467,7 +467,7 @@ def test_httpx_async(web):
 
 
 @pytest.mark.parametrize("tls", [False, True])
-def test_redis(redis_server, tls):  # noqa: F811
+def test_redis(redis_server, tls):
     redis = pytest.importorskip("redis")
     port = redis_server.tls_port if tls else redis_server.port
     arguments = redis_server.arguments(True) if tls else {"host": "127.0.0.1", "port": port}
@@ -489,7 +489,7 @@ def test_redis(redis_server, tls):  # noqa: F811
     assert find(client) == Found()
 
 
-def test_redis_async(redis_server):  # noqa: F811
+def test_redis_async(redis_server):
     asynchronous = pytest.importorskip("redis.asyncio")
 
     async def check():
@@ -503,7 +503,7 @@ def test_redis_async(redis_server):  # noqa: F811
 
 
 @pytest.mark.parametrize("tls", [False, True])
-def test_psycopg(postgres, tls):  # noqa: F811
+def test_psycopg(postgres, tls):
     psycopg = pytest.importorskip("psycopg")
     with psycopg.connect(postgres.dsn(tls), autocommit=True) as connection:
         assert descriptors(connection) == {connection.fileno()}
@@ -513,7 +513,7 @@ def test_psycopg(postgres, tls):  # noqa: F811
     assert find(connection) == find(connection.pgconn) == Found()
 
 
-def test_psycopg_async(postgres):  # noqa: F811
+def test_psycopg_async(postgres):
     psycopg = pytest.importorskip("psycopg")
 
     async def check():
@@ -523,7 +523,7 @@ def test_psycopg_async(postgres):  # noqa: F811
     asyncio.run(check())
 
 
-def test_psycopg_pool(postgres):  # noqa: F811
+def test_psycopg_pool(postgres):
     psycopg_pool = pytest.importorskip("psycopg_pool")
     with psycopg_pool.ConnectionPool(postgres.dsn(), min_size=2, open=False) as pool:
         pool.wait(20)
@@ -531,7 +531,7 @@ def test_psycopg_pool(postgres):  # noqa: F811
 
 
 @pytest.mark.parametrize("tls", [False, True])
-def test_psycopg2(postgres, tls):  # noqa: F811
+def test_psycopg2(postgres, tls):
     psycopg2 = pytest.importorskip("psycopg2")
     connection = psycopg2.connect(postgres.dsn(tls))
     cursor = connection.cursor()
@@ -541,7 +541,7 @@ def test_psycopg2(postgres, tls):  # noqa: F811
     assert find(connection) == Found()
 
 
-def test_sqlalchemy(postgres):  # noqa: F811
+def test_sqlalchemy(postgres):
     sqlalchemy = pytest.importorskip("sqlalchemy")
     pytest.importorskip("psycopg2")
     engine = sqlalchemy.create_engine(postgres.url())
@@ -554,7 +554,7 @@ def test_sqlalchemy(postgres):  # noqa: F811
 
 
 @pytest.mark.parametrize("tls", [False, True])
-def test_pymysql(mariadb, tls):  # noqa: F811
+def test_pymysql(mariadb, tls):
     pymysql = pytest.importorskip("pymysql")
     more = {"ssl": {"check_hostname": False}} if tls else {"ssl_disabled": True}
     connection = pymysql.connect(host="127.0.0.1", port=mariadb.port, user="root", database="test", **more)
@@ -569,7 +569,7 @@ def test_pymysql(mariadb, tls):  # noqa: F811
     assert find(connection) == Found()
 
 
-def test_mysqlclient(mariadb):  # noqa: F811
+def test_mysqlclient(mariadb):
     MySQLdb = pytest.importorskip("MySQLdb")
     connection = MySQLdb.connect(host="127.0.0.1", port=mariadb.port, user="root", database="test")
     if not hasattr(connection, "fileno"):
@@ -580,7 +580,7 @@ def test_mysqlclient(mariadb):  # noqa: F811
     assert find(connection) == Found()
 
 
-def test_mysqlclient_that_hides_its_descriptor(mariadb, monkeypatch, forget_finders):  # noqa: F811
+def test_mysqlclient_that_hides_its_descriptor(mariadb, monkeypatch, forget_finders):
     """As those before 2.2 do: then it is opaque, until somebody tells."""
     MySQLdb = pytest.importorskip("MySQLdb")
     connection = MySQLdb.connect(host="127.0.0.1", port=mariadb.port, user="root", database="test")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import socket
@@ -163,6 +164,7 @@ def test_nothing_is_half_protected_when_watching_fails(pair):
         raise ValueError("watch")
 
     forksafe.register_adapter(Holder, connections=lambda obj: obj.things, watch=watch)
+    gc.collect()  # others' objects must not go meanwhile
     before = len(protecting._protected)
     holder = Holder(pair[0])
     try:
