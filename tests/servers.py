@@ -31,6 +31,7 @@ from server_addresses import MariaDB, Postgres, Redis
 
 HERE = Path(__file__).resolve().parent
 TIME_TO_START = 60.0  # seconds
+keepers: set[int] = set()  # children of this process that run the servers
 USER = "nobody" if os.getuid() == 0 else ""  # PostgreSQL refuses to run as root
 
 
@@ -134,6 +135,7 @@ def _kept(
             [sys.executable, str(HERE / "keep_server.py"), folder, user, end, *command(port)],
             stdin=subprocess.PIPE, bufsize=0, start_new_session=True,
         )  # fmt: skip
+        keepers.add(keeper.pid)
         try:
             if _wait(keeper, lambda port=port: is_ready(folder, port)):
                 yield port
@@ -142,6 +144,7 @@ def _kept(
             with contextlib.suppress(BrokenPipeError):
                 keeper.stdin.write(b"end\n")  # type: ignore[union-attr]
             keeper.wait(20)
+            keepers.discard(keeper.pid)
     log = (Path(folder) / "log").read_text(errors="replace")
     raise RuntimeError(f"{command(0)[0]} does not start:\n{log[-3000:]}")
 
