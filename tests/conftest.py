@@ -24,6 +24,8 @@ import forksafe
 def pytest_configure(config: pytest.Config) -> None:
     """Not in pyproject.toml: pytest would import forksafe for it, before everything here."""
     config.addinivalue_line("filterwarnings", "error::forksafe.ForkHazardWarning")
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # what a shell's background jobs begin with
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 FORK_HERE = hasattr(os, "fork")
@@ -59,8 +61,14 @@ HANDLERS_RUN = {"os.fork", "C fork"}
 
 
 @pytest.fixture(params=list(FORKS))
-def fork_name(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+def fork_name(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The child of a fork that CPython did not make hangs in the interpreter's own condition variable if a thread asked
+    for the GIL just then. Threads ask after the switch interval: here nobody does."""
+    before = sys.getswitchinterval()
+    if request.param != "os.fork":
+        sys.setswitchinterval(100)
+    yield str(request.param)
+    sys.setswitchinterval(before)
 
 
 @pytest.fixture

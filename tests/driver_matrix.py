@@ -14,6 +14,7 @@ from __future__ import annotations
 import faulthandler
 import functools
 import gc
+import importlib.util
 import itertools
 import json
 import os
@@ -21,7 +22,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, astuple, dataclass
 from itertools import product
 from typing import Any
@@ -66,6 +67,18 @@ _HARMS = {
     "redis": [*product(STATES, ("query",)), (OPEN, "rollback")],
 }
 CONTROLS = {driver: [Cell("no cure", *each) for each in harms] for driver, harms in _HARMS.items()}
+
+
+def cells_of(names: Iterable[str], cells: dict[str, list[Cell]]) -> Iterator[Any]:
+    """To parametrize a test with: drivers and their cells. One that is not installed is skipped once, not per cell."""
+    import pytest  # here: the programs that run the cells do without
+
+    for driver in names:
+        if importlib.util.find_spec(driver) is None:
+            why = f"{driver} is not installed: {len(cells[driver])} cells are not tested"
+            yield pytest.param(driver, None, marks=pytest.mark.skip(reason=why), id=driver)
+        else:
+            yield from (pytest.param(driver, cell, id=f"{driver}-{cell}") for cell in cells[driver])
 
 
 @functools.cache

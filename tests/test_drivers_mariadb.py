@@ -7,26 +7,21 @@ from __future__ import annotations
 
 import drivers
 import pytest
-from driver_matrix import CELLS, CONTROLS, STATES, Cell, damaged, in_this_process, run_matrix
+from driver_matrix import CELLS, CONTROLS, STATES, Cell, cells_of, damaged, in_this_process, run_matrix
 
 DRIVERS = ("pymysql", "MySQLdb")
 TLS = pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
 
 
-@pytest.mark.parametrize("cell", CELLS, ids=str)
+@pytest.mark.parametrize(("driver", "cell"), cells_of(DRIVERS, dict.fromkeys(DRIVERS, CELLS)))
 @TLS
-@pytest.mark.parametrize("driver", DRIVERS)
 def test_the_parent_keeps_what_it_has(mariadb, driver, tls, cell):
-    pytest.importorskip(driver)
     assert run_matrix(driver, mariadb, tls)[cell] == []
 
 
-@pytest.mark.parametrize(
-    ("driver", "cell"), [(driver, cell) for driver in DRIVERS for cell in CONTROLS[driver]], ids=str
-)
+@pytest.mark.parametrize(("driver", "cell"), cells_of(DRIVERS, CONTROLS))
 @TLS
 def test_control_without_a_cure_the_parent_suffers(mariadb, driver, tls, cell):
-    pytest.importorskip(driver)
     wrong = run_matrix(driver, mariadb, tls)[cell]
     assert damaged(wrong), wrong
 

@@ -13,7 +13,7 @@ import time
 import drivers
 import pytest
 from conftest import python, script, succeeds
-from driver_matrix import CELLS, CONTROLS, STATES, Cell, damaged, in_this_process, run_matrix
+from driver_matrix import CELLS, CONTROLS, STATES, Cell, cells_of, damaged, in_this_process, run_matrix
 
 import forksafe
 from forksafe.testing import run_in_child
@@ -34,20 +34,15 @@ def other(redis_server):
     return pytest.importorskip("redis").Redis(**redis_server.arguments())
 
 
-@pytest.mark.parametrize("cell", CELLS, ids=str)
+@pytest.mark.parametrize(("driver", "cell"), cells_of(DRIVERS, dict.fromkeys(DRIVERS, CELLS)))
 @TLS
-@pytest.mark.parametrize("driver", DRIVERS)
 def test_the_parent_keeps_what_it_has(redis_server, driver, tls, cell):
-    pytest.importorskip(driver)
     assert run_matrix(driver, redis_server, tls)[cell] == []
 
 
-@pytest.mark.parametrize(
-    ("driver", "cell"), [(driver, cell) for driver in DRIVERS for cell in CONTROLS[driver]], ids=str
-)
+@pytest.mark.parametrize(("driver", "cell"), cells_of(DRIVERS, CONTROLS))
 @TLS
 def test_control_without_a_cure_the_parent_suffers(redis_server, driver, tls, cell):
-    pytest.importorskip(driver)
     wrong = run_matrix(driver, redis_server, tls)[cell]
     assert damaged(wrong), wrong
 

@@ -68,6 +68,26 @@ def test_a_hook_that_raises_is_reported_and_the_others_run(register, monkeypatch
     assert reported == [(KeyboardInterrupt, interrupts), (ZeroDivisionError, fails), (ZeroDivisionError, fails)]
 
 
+def test_bound_method_that_goes_when_the_interpreter_does(tmp_path):
+    """Its object dies after this package's names were taken away."""
+    program = script(
+        tmp_path / "program.py",
+        """
+        import forksafe, sys
+        class Client:
+            def forked(self): pass
+        client = Client()
+        registration = forksafe.register_at_fork(after_in_child=client.forked)
+        sys.modules["zzz"] = client, registration
+        import builtins
+        builtins.client = client
+        """,
+    )
+    result = python(program)
+    succeeds(result)
+    assert result.stderr == ""
+
+
 def test_bound_methods_are_held_weakly():
     log = []
 

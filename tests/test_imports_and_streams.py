@@ -71,6 +71,20 @@ def test_import_of_the_thread_that_forks_goes_on(tmp_path):
     """))  # fmt: skip
 
 
+def test_import_that_is_the_first_call_after_a_fork_by_c(tmp_path):
+    """No hooks ran: the cure comes while this very import holds its module's lock."""
+    (tmp_path / "late.py").write_text("value = 1\n")
+    succeeds(run(tmp_path, """
+        import ctypes
+        libc = ctypes.PyDLL(None)
+        os.fork = libc.fork
+        def child():
+            import late
+            return late.value == 1
+        in_child(child)
+    """))  # fmt: skip
+
+
 def test_module_that_fails_half_way_can_be_tried_again(tmp_path):
     (tmp_path / "flaky.py").write_text(
         "import builtins\nbuiltins.importing.set()\nbuiltins.go.wait(30)\n"

@@ -51,6 +51,26 @@ def run(tmp_path, text, install=INSTALL, **more):
     return python(str(path), **more)
 
 
+def test_barrier_of_multiprocessing(tmp_path):
+    """It derives from threading's, calls no __init__ of it, and keeps its state in shared memory."""
+    succeeds(run(tmp_path, """
+        import multiprocessing, multiprocessing.synchronize
+        fork = multiprocessing.get_context("fork")
+        barrier = fork.Barrier(2, timeout=10)
+        assert isinstance(barrier, forksafe.Barrier)
+        process = fork.Process(target=lambda: [barrier.wait() for _ in range(3)])
+        process.start()
+        for _ in range(3):
+            barrier.wait()
+        process.join(10)
+        assert process.exitcode == 0 and barrier.n_waiting == 0
+        barrier.abort()
+        assert barrier.broken
+        barrier.reset()
+        assert not barrier.broken
+    """))  # fmt: skip
+
+
 def test_names_and_types(tmp_path):
     succeeds(run(tmp_path, """
         import _thread, queue, forksafe

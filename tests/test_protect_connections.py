@@ -123,16 +123,19 @@ def test_a_fork_inside_a_hook_forgets_nothing_of_the_outer_one(busy):
 def test_an_adapter_that_fails_leaves_the_others_protected(pair, busy, monkeypatch):
     failing = []
 
+    class Mine(Holder):
+        """Of other tests' there may be some that nobody has collected yet."""
+
     def parts(obj):
         if failing:
             raise ValueError("parts")
         return []
 
-    forksafe.register_adapter(Holder, parts=parts, reset=lambda obj: 1 / 0)
+    forksafe.register_adapter(Mine, parts=parts, reset=lambda obj: 1 / 0)
     reported = []
     monkeypatch.setattr("sys.unraisablehook", lambda unraisable: reported.append(unraisable.exc_type))
     try:
-        first = forksafe.protect(Holder())
+        first = forksafe.protect(Mine())
         lock = forksafe.protect(threading.Lock())
         busy(lock.acquire, lock.release)
         assert run_in_child(lambda: (lock.acquire(timeout=1), reported)) == (True, [ZeroDivisionError])
@@ -142,7 +145,7 @@ def test_an_adapter_that_fails_leaves_the_others_protected(pair, busy, monkeypat
     finally:
         from forksafe import adapters
 
-        del adapters._adapters[Holder]
+        del adapters._adapters[Mine]
 
 
 def test_unprotect_leaves_the_flags_of_others(pair):

@@ -15,6 +15,7 @@ import pytest
 
 import forksafe
 from forksafe.testing import ChildTimeout, run_in_child
+from forksafe_core import atfork
 
 PID = "SELECT pg_backend_pid()"
 
@@ -121,6 +122,44 @@ def test_sqlalchemy_checked_out_before_it_was_protected(engine):
         run_in_child(lambda: (engine.pool.dispose(), gc.collect())[0])
         connection.execute(sqlalchemy.text("INSERT INTO t VALUES (1)"))
         assert connection.execute(sqlalchemy.text("SELECT count(*) FROM t")).scalar() == 1
+
+
+def test_sqlalchemy_checked_out_when_its_pool_was_disposed_of(engine, caplog):
+    """engine.dispose() makes a new pool; what is checked out stays with the one before."""
+    import sqlalchemy
+
+    forksafe.protect(engine)
+    text = sqlalchemy.text
+
+    def child():
+        for connection in opened:
+            with pytest.raises(sqlalchemy.exc.StatementError, match="belongs to the parent"):
+                connection.execute(text("SELECT 1"))
+            connection.close()
+        opened.clear()
+        gc.collect()
+        errors = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
+        return errors, scalar(engine) > 0
+
+    opened = []
+    for n in range(3):  # two of these pools are never the engine's while a fork looks
+        connection = engine.connect()
+        connection.execute(text(f"CREATE TEMP TABLE t{n} (n int)"))
+        opened.append(connection)
+        engine.dispose()
+    assert run_in_child(child) == ([], True)
+    for n, connection in enumerate(opened):
+        connection.execute(text(f"INSERT INTO t{n} VALUES (1)"))
+        connection.commit()
+        assert connection.execute(text(f"SELECT count(*) FROM t{n}")).scalar() == 1
+        connection.close()
+    engine.dispose()
+    with engine.connect() as connection:
+        assert run_in_child(lambda: scalar(engine)) > 0
+    forksafe.unprotect(engine)
+    engine.dispose()
+    with engine.connect() as connection:
+        assert not atfork.is_flagged(connection.connection.fileno())
 
 
 def test_sqlalchemy_after_any_fork(engine, fork):

@@ -80,7 +80,7 @@ def cure() -> None:
         elif len(alive) == 1:
             _forget_waiters(lock)
     if len(alive) == 1:
-        _bootstrap._blocking_on.clear()
+        _forget_blocked(me)
 
 
 def _drop_half_made(name: str) -> None:
@@ -96,6 +96,13 @@ def _let_go(lock: Any) -> None:
     lock.owner = None
     lock.count = type(lock.count)()  # a number; from CPython 3.12 on a list
     _forget_waiters(lock)
+
+
+def _forget_blocked(me: int) -> None:
+    """Which thread waits for which lock. This one's entry stays: it may be here because it imports just now."""
+    blocked = getattr(_bootstrap._blocking_on, "data", _bootstrap._blocking_on)  # from CPython 3.12 on, weak values
+    for ident in [ident for ident in blocked if ident != me]:
+        del blocked[ident]
 
 
 def _forget_waiters(lock: Any) -> None:

@@ -82,15 +82,24 @@ def _records_of(pool: Any) -> dict[int, Any]:
 
 def _watch_pool(pool: Any, flag: Flag) -> Callable[[], object]:
     event: Any = sys.modules["sqlalchemy.event"]
-    records = _records_of(pool)
+    family = _family_of(pool)
+    if any(getattr(listener, "flag", None) == flag for listener in pool.dispatch.connect):
+        return lambda: None  # it came of a pool that is watched
     alive = weakref.ref(pool)
+    undone = False
 
     def connected(connection: Any, record: Any) -> None:
-        records[id(record)] = record
+        if undone:  # on a pool that took these listeners over
+            return
+        owner = record._ConnectionRecord__pool
+        family.add(owner)
+        _records_of(owner)[id(record)] = record
         flag(connection)
 
     def closed(connection: Any, record: Any) -> None:
-        records.pop(id(record), None)
+        _records_of(record._ConnectionRecord__pool).pop(id(record), None)
+
+    vars(connected).update(flag=flag, family=family)
 
     for record in _existing_records(pool):
         connected(record.dbapi_connection, record)
@@ -99,12 +108,25 @@ def _watch_pool(pool: Any, flag: Flag) -> Callable[[], object]:
         event.listen(pool, name, listener)
 
     def undo() -> None:
+        nonlocal undone
+        undone = True
         watched = alive()
         for name, listener in listeners if watched is not None else ():
             if event.contains(watched, name, listener):
                 event.remove(watched, name, listener)
 
     return undo
+
+
+def _family_of(pool: Any) -> weakref.WeakSet[Any]:
+    """A pool, and those that engine.dispose() made of it: what was checked out stays with the one before.
+
+    Known by the listeners, which each new pool takes over from the one before.
+    """
+    families = (getattr(listener, "family", None) for listener in pool.dispatch.connect)
+    family: weakref.WeakSet[Any] = next((each for each in families if each is not None), weakref.WeakSet())
+    family.add(pool)
+    return family
 
 
 def _existing_records(pool: Any) -> list[Any]:
@@ -161,7 +183,13 @@ def _factory_engine(factory: Any) -> list[Any]:
     return [] if bind is None else [getattr(bind, "engine", bind)]
 
 
-register_adapter("sqlalchemy.pool.base.Pool", connections=_open_in_pool, watch=_watch_pool, reset=_renew_pool)
+register_adapter(
+    "sqlalchemy.pool.base.Pool",
+    parts=lambda pool: [each for each in _family_of(pool) if each is not pool],
+    connections=_open_in_pool,
+    watch=_watch_pool,
+    reset=_renew_pool,
+)
 register_adapter("sqlalchemy.engine.base.Engine", parts=part("pool"))
 register_adapter("sqlalchemy.ext.asyncio.engine.AsyncEngine", parts=part("sync_engine"))
 register_adapter("sqlalchemy.orm.session.Session", parts=_bound_engine)

@@ -98,16 +98,20 @@ class Barrier(threading.Barrier):
 
     __module__ = "forksafe"
     _state: int
+    _inside: list[int] | None = (
+        None  # stays None where a subclass shares its state between processes, as multiprocessing's
+    )
+    _seen = 0
 
     def __init__(self, parties: int, action: Callable[[], object] | None = None, timeout: float | None = None) -> None:
         super().__init__(parties, action, timeout)  # type: ignore[arg-type]  # what it returns is not looked at
         self._cond = Condition()  # an RLock: wait() below holds it around threading's own
-        self._inside: list[int] = []  # tokens of the threads in wait()
+        self._inside = []  # tokens of the threads in wait()
         self._seen = atfork.generation()
 
     def _forget_vanished(self) -> None:
         generation = atfork.generation()
-        if generation == self._seen:
+        if self._inside is None or generation == self._seen:
             return
         self._seen = generation
         self._inside = [token for token in self._inside if not atfork.gone(token)]
@@ -117,6 +121,8 @@ class Barrier(threading.Barrier):
 
     def wait(self, timeout: float | None = None) -> int:
         """Wait until all parties wait, at most timeout seconds; returns this thread's number among them."""
+        if self._inside is None:
+            return super().wait(timeout)
         with self._cond:
             self._forget_vanished()
             token = atfork.token()
@@ -140,7 +146,9 @@ class Barrier(threading.Barrier):
 
     @property
     def n_waiting(self) -> int:
-        if self._seen != atfork.generation():  # else no lock, as in threading: an action may ask
+        if (
+            self._inside is not None and self._seen != atfork.generation()
+        ):  # else no lock, as in threading: an action may ask
             with self._cond:
                 self._forget_vanished()
         return super().n_waiting

@@ -29,7 +29,8 @@ cdef extern from "parking.h" nogil:
 
 cdef extern from "context_methods.h":
     ctypedef object (*context_op)(object)
-    int add_context_methods(object type, context_op enter, context_op leave) except -1
+    int add_context_methods(object type, context_op enter, const char *enter_doc, context_op leave,
+                            const char *leave_doc) except -1
 
 cdef const fs_api *fs = <const fs_api *>PyCapsule_Import(FS_API_CAPSULE, 0)
 cdef double MOST_SECONDS = 1e9
@@ -233,4 +234,4 @@ cdef object leave(object self):
             put(lease.owner, slots, item)
 
 
-add_context_methods(Lease, enter, leave)
+add_context_methods(Lease, enter, b"Check out, waiting as long as the pool's timeout says.", leave, b"Check in.")

@@ -28,7 +28,8 @@ cdef extern from "Python.h":
 
 cdef extern from "context_methods.h":
     ctypedef object (*context_op)(object)
-    int add_context_methods(object type, context_op enter, context_op leave) except -1
+    int add_context_methods(object type, context_op enter, const char *enter_doc, context_op leave,
+                            const char *leave_doc) except -1
 
 cdef extern from "plain_new.h":
     void make_plain_calls_fast(object type)
@@ -322,8 +323,8 @@ cdef object leave_rlock(object lock):
     rlock_release(<RLock>lock)
 
 
-add_context_methods(Lock, enter_lock, leave_lock)
-add_context_methods(RLock, enter_rlock, leave_rlock)
+add_context_methods(Lock, enter_lock, b"Acquire, waiting without limit.", leave_lock, b"Release.")
+add_context_methods(RLock, enter_rlock, b"Acquire, waiting without limit.", leave_rlock, b"Release.")
 make_plain_calls_fast(Lock)
 make_plain_calls_fast(RLock)
 

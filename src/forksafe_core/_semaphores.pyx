@@ -42,7 +42,8 @@ cdef extern from "sched.h" nogil:
 
 cdef extern from "context_methods.h":
     ctypedef object (*context_op)(object)
-    int add_context_methods(object type, context_op enter, context_op leave) except -1
+    int add_context_methods(object type, context_op enter, const char *enter_doc, context_op leave,
+                            const char *leave_doc) except -1
 
 lw_set_api(<const fs_api *>PyCapsule_Import(FS_API_CAPSULE, 0))
 
@@ -203,7 +204,7 @@ cdef object leave(object semaphore):
     release(<Semaphore>semaphore, 1)
 
 
-add_context_methods(Semaphore, enter, leave)
+add_context_methods(Semaphore, enter, b"Acquire, waiting without limit.", leave, b"Release.")
 
 
 cdef int set_up(Semaphore self, value, bint restores, uint64_t limit) except -1:

@@ -3,15 +3,15 @@
 
 #include <stddef.h>
 
-#define ENTER_DOC "__enter__($self, /)\n--\n\nAcquire, waiting without limit."
-#define EXIT_DOC "__exit__($self, exc_type=None, exc_value=None, traceback=None, /)\n--\n\nRelease."
+#define ENTER_SIGNATURE "($self, /)"
+#define EXIT_SIGNATURE "($self, exc_type=None, exc_value=None, traceback=None, /)"
 
 typedef struct {
     PyObject_HEAD
     vectorcallfunc vectorcall;
     context_op op;
     PyTypeObject *owner; /* borrowed: the method lies in its dict */
-    const char *name, *doc;
+    const char *name, *signature, *doc;
     Py_ssize_t max_args;
 } method;
 
@@ -137,15 +137,13 @@ static PyObject *get_name(PyObject *o, void *unused) {
 }
 
 static PyObject *get_doc(PyObject *o, void *unused) {
-    const char *doc = method_of(o)->doc, *text = strstr(doc, "\n\n");
     (void)unused;
-    return PyUnicode_FromString(text ? text + 2 : doc);
+    return PyUnicode_FromString(method_of(o)->doc);
 }
 
 static PyObject *get_signature(PyObject *o, void *unused) {
-    const char *doc = method_of(o)->doc;
     (void)unused;
-    return PyUnicode_FromStringAndSize(doc + strlen(method_of(o)->name), strchr(doc, '\n') - doc - (Py_ssize_t)strlen(method_of(o)->name));
+    return PyUnicode_FromString(method_of(o)->signature);
 }
 
 static PyObject *get_self(PyObject *o, void *unused) {
@@ -194,7 +192,8 @@ static PyTypeObject bound_type = {
     .tp_getset = bound_getset,
 };
 
-static int add(PyTypeObject *type, const char *name, const char *doc, context_op op, Py_ssize_t max_args) {
+static int add(PyTypeObject *type, const char *name, const char *signature, const char *doc, context_op op,
+               Py_ssize_t max_args) {
     method *m = PyObject_New(method, &method_type);
     int failed;
     if (!m) return -1;
@@ -202,6 +201,7 @@ static int add(PyTypeObject *type, const char *name, const char *doc, context_op
     m->op = op;
     m->owner = type;
     m->name = name;
+    m->signature = signature;
     m->doc = doc;
     m->max_args = max_args;
     failed = PyDict_SetItemString(type->tp_dict, name, (PyObject *)m);
@@ -209,10 +209,12 @@ static int add(PyTypeObject *type, const char *name, const char *doc, context_op
     return failed;
 }
 
-int add_context_methods(PyObject *type, context_op enter, context_op leave) {
+int add_context_methods(PyObject *type, context_op enter, const char *enter_doc, context_op leave,
+                        const char *leave_doc) {
     PyTypeObject *t = (PyTypeObject *)type;
     if (PyType_Ready(&method_type) || PyType_Ready(&bound_type)) return -1;
-    if (add(t, "__enter__", ENTER_DOC, enter, 0) || add(t, "__exit__", EXIT_DOC, leave, 3)) return -1;
+    if (add(t, "__enter__", ENTER_SIGNATURE, enter_doc, enter, 0)) return -1;
+    if (add(t, "__exit__", EXIT_SIGNATURE, leave_doc, leave, 3)) return -1;
     PyType_Modified(t);
     return 0;
 }

@@ -10,7 +10,9 @@
 
 typedef PyObject *(*context_op)(PyObject *self);
 
-/* `type`.__enter__() calls enter(self), `type`.__exit__(...) calls leave(self). -1: an exception is set. */
-int add_context_methods(PyObject *type, context_op enter, context_op leave);
+/* `type`.__enter__() calls enter(self), `type`.__exit__(...) calls leave(self); the docstrings must live for ever.
+ * -1: an exception is set. */
+int add_context_methods(PyObject *type, context_op enter, const char *enter_doc, context_op leave,
+                        const char *leave_doc);
 
 #endif
