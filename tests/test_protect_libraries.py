@@ -305,6 +305,57 @@ def test_control_psycopg_pool(pool):
         run_in_child(lambda: pool.getconn(timeout=0.3) and None)
 
 
+# psycopg2.pool
+
+
+@pytest.fixture
+def psycopg2_pool(postgres):
+    pool = pytest.importorskip("psycopg2.pool").ThreadedConnectionPool(0, 2, postgres.dsn())
+    yield pool
+    pool.closeall()
+
+
+def pid_of(connection):
+    with connection.cursor() as cursor:
+        cursor.execute(PID)
+        return cursor.fetchone()[0]
+
+
+def test_psycopg2_pool(psycopg2_pool, fork):
+    """In the child all is free, and giving back what was checked out does nothing."""
+    pool = psycopg2_pool
+    before = pool.getconn()
+    forksafe.protect(pool)
+    taken = [before, pool.getconn()]
+    sessions = [pid_of(connection) for connection in taken]
+
+    def child():
+        forksafe.generation()
+        for connection in taken:
+            pool.putconn(connection, close=True)
+        del taken[:]
+        gc.collect()
+        own = [pool.getconn(), pool.getconn()]
+        pids = [pid_of(connection) for connection in own]
+        pool.putconn(own[0])
+        pool.putconn(conn=own[1])
+        pool.getconn()
+        return pids
+
+    assert not set(run_in_child(child, fork=fork)) & set(sessions)
+    assert [pid_of(connection) for connection in taken] == sessions
+    for connection in taken:
+        pool.putconn(connection)
+
+
+def test_control_psycopg2_pool(psycopg2_pool):
+    taken = [psycopg2_pool.getconn(), psycopg2_pool.getconn()]
+    with pytest.raises(Exception, match="exhausted"):
+        run_in_child(lambda: psycopg2_pool.getconn() and None)
+    for connection in taken:
+        psycopg2_pool.putconn(connection)
+
+
 # redis
 
 
@@ -416,6 +467,38 @@ def test_control_http_clients(make, address):
     _, get = make()
     mine = get(address).split()
     assert run_in_child(lambda: get(address).split()) == mine  # over the parent's connection
+
+
+@pytest.fixture
+def narrow(address):
+    """An httpx client with one connection, in the midst of a response."""
+    httpx = pytest.importorskip("httpx")
+    limits = httpx.Limits(max_connections=1)
+    with httpx.Client(trust_env=False, limits=limits, timeout=httpx.Timeout(5, pool=0.3)) as client:
+        yield client
+
+
+def test_httpx_gives_back_what_was_taken(narrow, address, fork):
+    forksafe.protect(narrow)
+    with narrow.stream("GET", address + "parent") as response:
+
+        def child():
+            forksafe.generation()
+            own = narrow.get(address + "child").text.split()
+            response.close()
+            return own, narrow.get(address + "child").text.split()
+
+        first, second = run_in_child(child, fork=fork)
+        mine = response.read().decode().split()
+    assert first == second != mine  # one connection, its own, kept alive
+    assert (first[1], mine[1]) == ("/child", "/parent")
+    assert narrow.get(address + "parent").text.split() == mine
+
+
+def test_control_httpx_waits_for_what_was_taken(narrow, address):
+    httpx = pytest.importorskip("httpx")
+    with narrow.stream("GET", address), pytest.raises(httpx.PoolTimeout):
+        run_in_child(lambda: narrow.get(address).text)
 
 
 # peewee

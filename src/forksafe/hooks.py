@@ -140,7 +140,7 @@ def _reference(hook: _Hook, registration: Registration) -> Callable[[], _Hook | 
 
     def gone(_: object) -> None:
         alive = owner()
-        if not _changing:  # the interpreter shuts down and has emptied this module
+        if _changing is None:  # the interpreter shuts down and has emptied this module
             return
         if alive is not None and not any(find() for find in alive._hooks.values()):
             alive.unregister()

@@ -240,12 +240,12 @@ def _renew_psycopg_pool(pool: Any) -> None:
         pool._check_open_getconn = _opened_first(pool)
 
 
-def _putconn_but(pool: Any, inherited: set[int]) -> Callable[[Any], None]:
+def _putconn_but(pool: Any, inherited: set[int]) -> Callable[..., None]:
     """A `with pool.connection()` that was open at the fork ends by giving back what is the parent's."""
 
-    def putconn(conn: Any) -> None:
+    def putconn(conn: Any, *args: Any, **kwargs: Any) -> None:
         if id(conn) not in inherited:
-            type(pool).putconn(pool, conn)
+            type(pool).putconn(pool, conn, *args, **kwargs)
 
     return putconn
 
@@ -267,6 +267,29 @@ register_adapter(
     connections=lambda pool: list(_lent.get(id(pool), ())),
     watch=_watch_psycopg_pool,
     reset=_renew_psycopg_pool,
+)
+
+
+# psycopg2.pool: its own thread may give back in a child what is the parent's.
+
+
+def _renew_psycopg2_pool(pool: Any) -> None:
+    inherited = _in_psycopg2_pool(pool)
+    atfork.keep_alive(inherited)
+    pool._pool, pool._used, pool._rused = [], {}, {}
+    pool.putconn = _putconn_but(pool, {id(conn) for conn in inherited})
+
+
+def _in_psycopg2_pool(pool: Any) -> list[Any]:
+    return [*pool._pool, *pool._used.values()]
+
+
+register_adapter(
+    "psycopg2.pool.AbstractConnectionPool",
+    parts=part("_lock"),
+    connections=_in_psycopg2_pool,
+    watch=lambda pool, flag: _watch_method(pool, "_connect", flag),
+    reset=_renew_psycopg2_pool,
 )
 
 
