@@ -6,9 +6,10 @@ Each cure has its control: the same child without protect() ends or garbles the 
 from __future__ import annotations
 
 import gc
-import http.server
 import logging
 import multiprocessing
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -402,7 +403,10 @@ def test_redis_single_connection(redis_server):
 # HTTP clients
 
 
-class _Echo(http.server.BaseHTTPRequestHandler):
+ECHO = """
+import http.server
+
+class Echo(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self):
@@ -415,18 +419,20 @@ class _Echo(http.server.BaseHTTPRequestHandler):
     def log_message(self, *args):
         pass
 
+server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Echo)
+print(server.server_port, flush=True)
+server.serve_forever()
+"""
+
 
 @pytest.fixture
 def address():
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Echo)
-    server.daemon_threads = True
-    # It looks up seldom: whoever competes for the GIL endangers the child of a fork made by C.
-    thread = threading.Thread(target=server.serve_forever, args=(0.5,), daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/"
-    server.shutdown()
-    server.server_close()
-    thread.join(10)
+    """A process of its own: threads that want the GIL just then endanger the child of a fork made by C."""
+    with subprocess.Popen([sys.executable, "-c", ECHO], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield f"http://127.0.0.1:{int(process.stdout.readline())}/"
+        finally:
+            process.kill()
 
 
 def _requests():
