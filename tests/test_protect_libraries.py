@@ -332,6 +332,7 @@ def test_psycopg2_pool(psycopg2_pool, fork):
 
     def child():
         forksafe.generation()
+        mine = list(taken)
         for connection in taken:
             pool.putconn(connection, close=True)
         del taken[:]
@@ -341,6 +342,7 @@ def test_psycopg2_pool(psycopg2_pool, fork):
         pool.putconn(own[0])
         pool.putconn(conn=own[1])
         pool.getconn()
+        run_in_child(lambda: [pool.putconn(connection) for connection in mine] and None)  # the grandparent's
         return pids
 
     assert not set(run_in_child(child, fork=fork)) & set(sessions)

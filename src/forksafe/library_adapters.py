@@ -235,13 +235,15 @@ def _renew_psycopg_pool(pool: Any) -> None:
                 break
     fresh = base(**{**given, "open": False})
     vars(pool).update(vars(fresh))
-    pool.putconn = _putconn_but(pool, {id(conn) for conn in inherited})
+    pool.putconn = _putconn_but(pool, inherited)
     if not before["_closed"]:
         pool._check_open_getconn = _opened_first(pool)
 
 
-def _putconn_but(pool: Any, inherited: set[int]) -> Callable[..., None]:
-    """A `with pool.connection()` that was open at the fork ends by giving back what is the parent's."""
+def _putconn_but(pool: Any, connections: list[Any]) -> Callable[..., None]:
+    """A `with pool.connection()` open at the fork ends by giving back what is the parent's, or its parent's."""
+    inherited: set[int] = vars(pool).setdefault("_forksafe_inherited", set())
+    inherited.update(map(id, connections))  # which are kept alive, so that no other gets one of these
 
     def putconn(conn: Any, *args: Any, **kwargs: Any) -> None:
         if id(conn) not in inherited:
@@ -277,7 +279,7 @@ def _renew_psycopg2_pool(pool: Any) -> None:
     inherited = _in_psycopg2_pool(pool)
     atfork.keep_alive(inherited)
     pool._pool, pool._used, pool._rused = [], {}, {}
-    pool.putconn = _putconn_but(pool, {id(conn) for conn in inherited})
+    pool.putconn = _putconn_but(pool, inherited)
 
 
 def _in_psycopg2_pool(pool: Any) -> list[Any]:

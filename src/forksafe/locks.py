@@ -98,9 +98,8 @@ class Barrier(threading.Barrier):
 
     __module__ = "forksafe"
     _state: int
-    _inside: list[int] | None = (
-        None  # stays None where a subclass shares its state between processes, as multiprocessing's
-    )
+    # None stays where a subclass shares its state between processes, as multiprocessing's, and has its own __init__.
+    _inside: list[int] | None = None
     _seen = 0
 
     def __init__(self, parties: int, action: Callable[[], object] | None = None, timeout: float | None = None) -> None:
@@ -146,9 +145,8 @@ class Barrier(threading.Barrier):
 
     @property
     def n_waiting(self) -> int:
-        if (
-            self._inside is not None and self._seen != atfork.generation()
-        ):  # else no lock, as in threading: an action may ask
+        # No lock but in a child, as in threading: an action may ask.
+        if self._inside is not None and self._seen != atfork.generation():
             with self._cond:
                 self._forget_vanished()
         return super().n_waiting
