@@ -19,6 +19,7 @@ SOURCES = {
     "_locks": [*LOCK_WORD, HERE + "plain_new.c"],
     "_local": [],
     "_checkout": [HERE + "parking.c", HERE + "context_methods.c"],
+    "_futures": [*LOCK_WORD, HERE + "semaphore_word.c"],
     "_semaphores": [*LOCK_WORD, HERE + "semaphore_word.c", HERE + "permits.c"],
 }
 

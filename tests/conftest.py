@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import concurrent.futures.thread  # noqa: F401  # before forksafe: see "Not covered" in hooks.py
 import ctypes
 import os
 import platform
@@ -11,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +22,7 @@ import forksafe
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Not in pyproject.toml: pytest would import forksafe for it, before everything here."""
+    """Not in pyproject.toml: pytest would import forksafe for it, before coverage and the like have begun."""
     config.addinivalue_line("filterwarnings", "error::forksafe.ForkHazardWarning")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # what a shell's background jobs begin with
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -74,7 +74,14 @@ def fork_name(request: pytest.FixtureRequest) -> Iterator[str]:
 @pytest.fixture
 def fork(fork_name: str) -> Callable[[], int]:
     """Each way to fork in turn; for run_in_child(fork=...)."""
-    return FORKS[fork_name]
+    if fork_name == "os.fork":
+        return os.fork
+
+    def fork() -> int:
+        time.sleep(0.02)  # who has just been woken and waits for the GIL comes to its next wait
+        return FORKS[fork_name]()
+
+    return fork
 
 
 LOCKS: dict[str, tuple[Any, Any]] = {

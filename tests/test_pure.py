@@ -99,6 +99,33 @@ CASES = {
         raises(ValueError, "Semaphore(at_fork=...) takes 'keep' or 'restore', not 'x'", forksafe.Semaphore, at_fork="x")
         raises(TypeError, "", forksafe.BoundedSemaphore, 1, at_fork="keep")
     """,
+    "executors and quiesce": """
+        import concurrent.futures
+        executor = forksafe.ThreadPoolExecutor(2, fork_grace=5)
+        assert isinstance(executor, concurrent.futures.ThreadPoolExecutor)
+        futures = [executor.submit(pow, 2, n) for n in range(100)]
+        assert all(isinstance(each, forksafe.Future) for each in futures)
+        assert [each.result(10) for each in concurrent.futures.as_completed(futures, 10)].count(32) == 1
+        assert list(executor.map(pow, [2, 3], [4, 5])) == [16, 243]
+        failing = executor.submit(int, "x")
+        raises(ValueError, "invalid literal", failing.result, 10)
+        with forksafe.quiesce(5) as busy:
+            assert busy == []
+            late = executor.submit(pow, 2, 5)
+            raises(concurrent.futures.TimeoutError, "", late.result, 0.05)
+        assert late.result(10) == 32
+        held, waiting = threading.Event(), threading.Event()
+        executor.submit(lambda: (held.set(), waiting.wait(10)))
+        executor.submit(waiting.wait, 10)
+        assert held.wait(10)
+        never = executor.submit(pow, 2, 6)
+        assert never.cancel() and never.cancelled()
+        dropped = executor.submit(pow, 2, 7)
+        executor.shutdown(wait=False, cancel_futures=True)
+        waiting.set()
+        assert dropped.cancelled()
+        raises(RuntimeError, "cannot schedule new futures after shutdown", executor.submit, pow, 2, 5)
+    """,
     "a subclass of a lock": """
         # Of the compiled types there may be subclasses; threading's do not allow any.
         def subclass():

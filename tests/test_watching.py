@@ -78,7 +78,7 @@ def test_forget(program):
         finders = list(sys.meta_path)
         when_imported("one", note)
         spec = importlib.util.find_spec("one")
-        forget(); forget()
+        forget([note]); forget([note])
         assert sys.meta_path == finders
         import one
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
@@ -135,7 +135,7 @@ def test_beside_another_finder_that_asks_all_others(program):
             import one
             assert seen == [("one", 1)], seen
             del sys.meta_path[0 if first else 1], sys.modules["one"]
-            seen.clear(); forget()
+            seen.clear(); forget([note])
     """)
 
 

@@ -19,6 +19,8 @@ How this package is laid out, lowest first; each file's contract is at its top:
   watching.py    functions called when a module has been imported
   connecting.py  connections that the program opens, flagged on their own
   patching.py    install(): threading's factories replaced, and back
+  quiescing.py   quiesce(): threads of forksafe brought to rest
+  executors.py   ThreadPoolExecutor; crews.py: its threads, futures.py: Future, ending.py: a child that was a worker
   testing.py     run_in_child()
   demo.py        forksafe demo
   cli.py         forksafe run | demo
@@ -48,10 +50,13 @@ TYPE_CHECKING = False  # importing typing takes longer than all the rest
 if TYPE_CHECKING:
     from forksafe import testing
     from forksafe.descriptors import close_on_fork, keep_on_fork
+    from forksafe.executors import ThreadPoolExecutor
     from forksafe.finding import register_finder
+    from forksafe.futures import Future, InheritedFutureError
     from forksafe.patching import install, uninstall
     from forksafe.pool import ConnectionPool, PoolStats
     from forksafe.protecting import protect, register_adapter, unprotect
+    from forksafe.quiescing import quiesce
     from forksafe.resources import Resource, resource
 
 __version__ = "0.1.0"
@@ -65,7 +70,9 @@ __all__ = [
     "ConnectionPool",
     "Event",
     "ForkHazardWarning",
+    "Future",
     "InheritedConnectionError",
+    "InheritedFutureError",
     "InheritedResourceError",
     "Lock",
     "PoolClosed",
@@ -75,6 +82,7 @@ __all__ = [
     "Registration",
     "Resource",
     "Semaphore",
+    "ThreadPoolExecutor",
     "UnknownDescriptorsWarning",
     "after_in_child",
     "after_in_parent",
@@ -85,6 +93,7 @@ __all__ = [
     "keep_on_fork",
     "local",
     "protect",
+    "quiesce",
     "register_adapter",
     "register_at_fork",
     "register_finder",
@@ -97,11 +106,15 @@ __all__ = [
 _at_first_use = {
     "ConnectionPool": "forksafe.pool",
     "PoolStats": "forksafe.pool",
+    "Future": "forksafe.futures",
+    "InheritedFutureError": "forksafe.futures",
     "Resource": "forksafe.resources",
+    "ThreadPoolExecutor": "forksafe.executors",
     "close_on_fork": "forksafe.descriptors",
     "install": "forksafe.patching",
     "keep_on_fork": "forksafe.descriptors",
     "protect": "forksafe.protecting",
+    "quiesce": "forksafe.quiescing",
     "register_adapter": "forksafe.protecting",
     "register_finder": "forksafe.finding",
     "resource": "forksafe.resources",

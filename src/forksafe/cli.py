@@ -117,6 +117,7 @@ def print_report(report: Report) -> None:
         ("existing locks exchanged", report.exchanged),
         ("existing objects protected", report.protected),
         ("left alone", report.left_alone),
+        ("protected when they are made", report.watched),
         ("connections watched", report.connections),
     ):
         lines += [f"  {title}:"] + [f"    {item}" for item in sorted(items)] if items else []

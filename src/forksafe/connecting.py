@@ -5,7 +5,7 @@ Guarantees: in every child a tombstone lies over each connection that this progr
     connected before it is flagged;
   - by psycopg, psycopg2 or mysqlclient, whose sockets are libpq's and libmysqlclient's own: when they have connected,
     and once more before each fork, for they may have reconnected since.
-What it belongs to is protected as soon as it is made, where protect() knows how: see _KINDS.
+What it belongs to is protected as soon as it is made, where protect() knows how: see _makers.
 
 Left alone: datagram sockets (to share one is harmless, and statsd and syslog clients have nothing but one); what was
 accepted, listens, or came from socketpair(), and pipes, so that prefork servers work; what multiprocessing connects
@@ -25,19 +25,15 @@ from __future__ import annotations
 
 import _socket
 import contextlib
-import functools
-import gc
-import operator
 import sys
 import weakref
-from collections.abc import Callable
-from dataclasses import dataclass
-from types import FrameType, ModuleType
+from types import FrameType
 from typing import Any
 
-from forksafe import finding, watching
+from forksafe import finding
 from forksafe.descriptors import close_on_fork
 from forksafe.hooks import Registration, register_at_fork
+from forksafe.making import Kind, Makers
 from forksafe.protecting import protect
 from forksafe_core import atfork
 
@@ -57,7 +53,6 @@ _NEAR = 4  # frames from connect(): a function between, and what gevent puts the
 _on = False
 _hooked = False
 _registration: Registration | None = None
-_changed: list[tuple[Any, str, Any, Any]] = []  # owner, name, what was there, ours
 _connections: dict[int, weakref.ref[Any]] = {}  # of drivers, by id
 
 
@@ -69,25 +64,14 @@ def install() -> None:
     _add_audit_hook()
     _on = True
     _registration = register_at_fork(before=_look_again, after_in_child=_connections.clear)
-    there = [(kind, sys.modules[kind.module]) for kind in _KINDS if kind.module in sys.modules]
-    for kind in _KINDS:
-        watching.when_imported(kind.module, functools.partial(_change, kind))
-    _take_care_of_existing(there)
+    _makers.begin()
 
 
 def uninstall() -> None:
     """What is connected from now on is shared with children again; what is flagged stays flagged."""
     global _on, _registration
     _on = False
-    watching.forget()
-    for owner, name, before, ours in reversed(_changed):
-        if vars(owner).get(name) is not ours:  # somebody else has changed it since; ours does nothing any more
-            continue
-        if before is None:
-            delattr(owner, name)
-        else:
-            setattr(owner, name, before)
-    _changed.clear()
+    _makers.end()
     _connections.clear()
     if _registration is not None:
         _registration.unregister()
@@ -155,70 +139,19 @@ def _connected(connection: Any) -> None:
         finding.warn_unknown(connection, "forksafe run --connections", found, stacklevel=5)
 
 
-def _change(kind: _Kind, module: ModuleType) -> None:
-    """Have kind.then(made) called with everything that this class or function of the module makes."""
-    makes = getattr(module, kind.makes)
-    owner, name = (makes, "__init__") if isinstance(makes, type) else (module, kind.makes)
-    make = getattr(owner, name)
-    if any(make is ours for _, _, _, ours in _changed):
-        return
-
-    @functools.wraps(make)
-    def ours(*args: Any, **kwargs: Any) -> Any:
-        made = make(*args, **kwargs)
-        if _on:
-            _quietly(kind.then, made if made is not None else args[0])
-        return made
-
-    _changed.append((owner, name, vars(owner).get(name), ours))
-    setattr(owner, name, ours)
-
-
-def _take_care_of_existing(there: list[tuple[_Kind, ModuleType]]) -> None:
-    types = {}
-    for kind, module in there:
-        with contextlib.suppress(AttributeError):  # it is half imported, or something else of that name
-            types[operator.attrgetter(kind.type or kind.makes)(module)] = kind
-    for obj in gc.get_objects() if types else ():
-        for cls in type(obj).__mro__:  # isinstance() would ask the object
-            if cls in types:
-                _quietly(types[cls].then, obj)
-                break
-
-
-def _quietly(then: Callable[[Any], object], made: Any) -> None:
-    try:
-        then(made)
-    except Exception as error:  # the program connects as without us
-        atfork.write_unraisable(error, then)
-
-
-@dataclass(frozen=True)
-class _Kind:
-    """What to do with the things that something in a module makes.
-
-    makes: a class or function of the module. type: what the things are, if that is not it.
-    """
-
-    module: str
-    makes: str
-    then: Callable[[Any], object]
-    type: str = ""
-
-
-_KINDS = (
-    _Kind("psycopg.connection", "BaseConnection", _connected),
-    _Kind("psycopg2", "_connect", _connected, "extensions.connection"),
-    _Kind("MySQLdb.connections", "Connection", _connected),
-    _Kind("asyncio.selector_events", "BaseSelectorEventLoop", protect),
-    _Kind("sqlalchemy.engine.base", "Engine", protect),
-    _Kind("psycopg_pool.pool", "ConnectionPool", protect),
-    _Kind("redis.connection", "ConnectionPool", protect),
-    _Kind("peewee", "Database", protect),
-    _Kind("urllib3.connectionpool", "HTTPConnectionPool", protect),
-)
+_makers = Makers((
+    Kind("psycopg.connection", "BaseConnection", _connected),
+    Kind("psycopg2", "_connect", _connected, "extensions.connection"),
+    Kind("MySQLdb.connections", "Connection", _connected),
+    Kind("asyncio.selector_events", "BaseSelectorEventLoop", protect),
+    Kind("sqlalchemy.engine.base", "Engine", protect),
+    Kind("psycopg_pool.pool", "ConnectionPool", protect),
+    Kind("redis.connection", "ConnectionPool", protect),
+    Kind("peewee", "Database", protect),
+    Kind("urllib3.connectionpool", "HTTPConnectionPool", protect),
+))  # fmt: skip
 
 WATCHED = [
     "Python sockets that call connect(): streams, but multiprocessing's and logging's",
-    *(f"{kind.module}.{kind.makes}" for kind in _KINDS),
+    *map(str, _makers.kinds),
 ]

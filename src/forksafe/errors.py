@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+TYPE_CHECKING = False  # importing typing takes longer than all the rest
+if TYPE_CHECKING:
+    from forksafe.futures import InheritedFutureError
+
 __all__ = [
     "ChildError",
     "ChildTimeout",
     "ForkHazardWarning",
     "InheritedConnectionError",
+    "InheritedFutureError",
     "InheritedResourceError",
     "PoolClosed",
     "PoolTimeout",
@@ -53,3 +58,14 @@ class ChildError(RuntimeError):
 
 class ChildTimeout(ChildError, TimeoutError):
     """A child of testing.run_in_child() hung and was killed; the message has its stacks."""
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name):
+        """InheritedFutureError is a BrokenExecutor, and importing concurrent.futures takes long."""
+        if name != "InheritedFutureError":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from forksafe.futures import InheritedFutureError
+
+        return InheritedFutureError

@@ -10,9 +10,7 @@ Guarantees
     whichever thread makes it; `before` and after_in_parent cannot run then.
   - Locks made with hold=True are taken after the last `before` hook and given back on both sides.
 
-Not covered: hooks that others registered with os.register_at_fork; those run in the interpreter's order. So a hook that
-forks waits for ever in a program that imports concurrent.futures.thread after forksafe: that module takes, before our
-hooks run, a lock which the inner fork wants too and which cannot be taken twice. Import it before forksafe.
+Not covered: hooks that others registered with os.register_at_fork; those run in the interpreter's order.
 """
 
 from __future__ import annotations
@@ -151,9 +149,10 @@ def _reference(hook: _Hook, registration: Registration) -> Callable[[], _Hook | 
 def _before() -> None:
     if not _registrations and not _passages and not held_across_forks():
         return  # then nothing has an order to keep
+    standard_lock = _let_go_of_standard_lock()  # nor may whoever waits at the gate have it
     me = atfork.token()
     stack = _passages.setdefault(me, [])
-    gated = _gate.acquire(timeout=GATE_TIMEOUT)
+    gated = lock_gate()
     running = [passage.running for passage in stack]
     passage = _Passage(tuple(each for each in _registrations if each not in running))
     passage.gated = gated
@@ -161,18 +160,21 @@ def _before() -> None:
     passage.run("before", passage.hooks[::-1])
     passage.held, passage.overdue = _take_held_locks(me)
     passage.previous = atfork.exchange_forking(me)
+    _take_again(standard_lock)
 
 
 def _after_in_parent() -> None:
     stack = _passages and _passages.get(atfork.token())
     if not stack:
         return
+    standard_lock = _let_go_of_standard_lock()
     passage = stack[-1]
     _leave(passage)
     passage.run("after_in_parent", passage.hooks)
     for lock, ident in passage.overdue:
         _warn_overdue(lock, ident)
     _pop(stack, passage)
+    _take_again(standard_lock)
 
 
 def _after_in_child() -> None:
@@ -186,6 +188,7 @@ def _after_in_child() -> None:
     if not stack:  # there was nothing to do before, or a server calls the child half of fork alone
         _run_due_hooks()
         return
+    _let_go_of_standard_lock()  # its own hook does so, too, when ours have run
     passage = stack[-1]
     _leave(passage)
     if atfork.mark_settled():
@@ -193,9 +196,57 @@ def _after_in_child() -> None:
     _pop(stack, passage)
 
 
+def _let_go_of_standard_lock() -> Any:
+    """A hook may fork, and concurrent.futures.thread has a lock that it takes before each fork and cannot take twice.
+
+    Where it was imported after forksafe it has taken it when our hooks begin, and gives it back after they have run.
+    Returns the lock if it is to be taken again. Nobody waits for anything here while it has that lock.
+    """
+    module: Any = None if _standard_came_first else sys.modules.get("concurrent.futures.thread")
+    if not hasattr(module, "ThreadPoolExecutor"):  # not imported, or not yet as far as its hooks
+        return None
+    lock = module._global_shutdown_lock
+    if not lock.locked():
+        return None
+    lock.release()
+    return lock
+
+
+def _take_again(lock: Any) -> None:
+    if lock is not None:
+        lock.acquire(timeout=GATE_TIMEOUT)
+
+
 def _leave(passage: _Passage) -> None:
     atfork.exchange_forking(passage.previous)
-    for lock in reversed(passage.held):
+    unlock_across_forks(passage.held)
+
+
+def lock_gate() -> bool:
+    """For who forks by hand: have other threads' forks wait. Returns what unlock_gate() is to get."""
+    return bool(_gate.acquire(timeout=GATE_TIMEOUT))
+
+
+def unlock_gate(gated: bool) -> None:
+    if gated:
+        _gate.release()
+
+
+def forking_idents() -> set[int]:
+    """threading.get_ident() of the threads that fork, those that wait for another's fork included."""
+    return {atfork.ident_of(token) for token in list(_passages)}
+
+
+def lock_across_forks() -> list[Any]:
+    """For who forks by hand: take the locks made with hold=True. Returns those that unlock_across_forks() is to get."""
+    held, overdue = _take_held_locks(atfork.token())
+    for lock, ident in overdue:
+        _warn_overdue(lock, ident)
+    return held
+
+
+def unlock_across_forks(held: list[Any]) -> None:
+    for lock in reversed(held):
         lock.release()
 
 
@@ -203,8 +254,7 @@ def _pop(stack: list[_Passage], passage: _Passage) -> None:
     stack.remove(passage)
     if not stack:
         _passages.pop(atfork.token(), None)
-    if passage.gated:
-        _gate.release()
+    unlock_gate(passage.gated)
 
 
 def _late() -> None:
@@ -284,6 +334,7 @@ def _warn_overdue(lock: Any, ident: int) -> None:
     warn_of_hazard(message, lock)
 
 
+_standard_came_first = "concurrent.futures.thread" in sys.modules
 _threading_after_fork = getattr(getattr(threading, "_after_fork", None), "__code__", None)
 if hasattr(os, "register_at_fork"):
     atfork.set_late_hooks(_late)

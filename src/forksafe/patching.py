@@ -3,9 +3,9 @@
 Guarantees: every name through which a Python program makes a lock is replaced, wherever it is bound: in threading,
 _thread and queue, and in each module (and its classes) that took such a name before. isinstance() with the types
 that were there before says yes to the new ones. What exists already and can be reached is protected, or exchanged
-while nobody can hold it; report() lists that, and what was left alone. In children the imports and the standard
-streams that vanished threads were busy with are cured. uninstall() puts the names back. What the program connects to
-is dealt with by connecting.py, if that is asked for.
+while nobody can hold it; report() lists that, and what was left alone. Thread pools are protected, those there are and
+those that are made. In children the imports and the standard streams that vanished threads were busy with are cured.
+uninstall() puts the names back. What the program connects to is dealt with by connecting.py, if that is asked for.
 
 Not covered: locks that C code makes for itself; names that a function keeps in a default or a closure. Objects made
 while installed stay forksafe's after uninstall().
@@ -27,6 +27,7 @@ from typing import Any
 
 from forksafe import imports, locks, streams
 from forksafe.hooks import Registration, register_at_fork
+from forksafe.making import Kind, Makers
 from forksafe.protecting import protect, unprotect
 
 __all__ = ["Report", "install", "report", "uninstall"]
@@ -59,6 +60,7 @@ _COMPOSED = (
     logging.Handler,
     *([functools.cached_property] if sys.version_info < (3, 12) else []),
 )
+_MADE = (Kind("concurrent.futures.thread", "ThreadPoolExecutor", protect),)
 _OUR_TYPES = (locks.Condition, locks.Event, locks.Semaphore, locks.Barrier)
 
 
@@ -66,13 +68,14 @@ _OUR_TYPES = (locks.Condition, locks.Event, locks.Semaphore, locks.Barrier)
 class Report:
     """What install() did, one line each: names replaced, existing locks exchanged, objects protected, and the rest.
 
-    connections: what is flagged and protected when the program connects or makes it.
+    watched: what is protected when the program makes it. connections: what is, besides, flagged when it connects.
     """
 
     replaced: list[str] = field(default_factory=list)
     exchanged: list[str] = field(default_factory=list)
     protected: list[str] = field(default_factory=list)
     left_alone: list[str] = field(default_factory=list)
+    watched: list[str] = field(default_factory=list)
     connections: list[str] = field(default_factory=list)
 
 
@@ -88,6 +91,7 @@ class _Installation:
         self.bound: list[tuple[Any, str, Any, Any]] = []  # owner, name, standard, ours
         self.protected: list[Any] = []
         self.registration: Registration | None = None
+        self.makers = Makers(_MADE)
 
     def bind(self, owner: Any, name: str, standard: Any, ours: Any) -> None:
         try:
@@ -137,6 +141,8 @@ def _install() -> _Installation:
     installation = _Installation()
     _replace_names(installation)
     _take_care_of_existing(installation)
+    installation.makers.begin()
+    installation.report.watched = list(map(str, _MADE))
     imports.install()
     installation.registration = register_at_fork(
         before=streams.flush, after_in_parent=streams.forked, after_in_child=_cure_child
@@ -150,6 +156,7 @@ def uninstall() -> None:
     with _changing:
         if _installed is None:
             return
+        _installed.makers.end()
         for owner, name, standard, ours in reversed(_installed.bound):
             if vars(owner).get(name) is ours:
                 setattr(owner, name, standard)
@@ -240,7 +247,9 @@ def _exchange_module_locks(installation: _Installation) -> set[int]:
         if not isinstance(module, ModuleType) or name.split(".")[0] not in sys.stdlib_module_names:
             continue
         for key, lock in list(vars(module).items()):
-            if type(lock) in _STANDARD_LOCKS and lock.acquire(False):
+            if key == "_global_shutdown_lock":  # of concurrent.futures.thread, which takes it before each fork itself
+                done.add(id(lock))
+            elif type(lock) in _STANDARD_LOCKS and lock.acquire(False):
                 installation.bind(module, key, lock, locks.Lock() if type(lock) is _StandardLock else locks.RLock())
                 installation.report.exchanged.append(f"{name}.{key}")
                 done.add(id(lock))

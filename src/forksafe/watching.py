@@ -3,7 +3,7 @@
 Guarantees: a module that is there is given at once, one that comes later as soon as its code has run, before whoever
 imports it goes on; again when it is reloaded. The import itself is the interpreter's: the finders that are installed
 find the module, and its own loader, which stays its loader, loads it. What a function raises is reported to
-sys.unraisablehook, and the import goes on. forget() takes everything back.
+sys.unraisablehook, and the import goes on. forget() takes it back.
 
 Not covered: a module that another thread is importing at the very moment somebody asks for it; one whose loader is a
 class (built-in and frozen modules), unless it is there already.
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import Any, TypeAlias
 
@@ -62,10 +62,14 @@ def when_imported(name: str, then: Then) -> None:
         _call(then, module)
 
 
-def forget() -> None:
-    """Nobody waits for any module any more."""
-    _waiting.clear()
-    if _finder in sys.meta_path:
+def forget(functions: Iterable[Then]) -> None:
+    """These wait for no module any more."""
+    gone = set(map(id, functions))
+    for name, waiting in list(_waiting.items()):
+        waiting[:] = [then for then in waiting if id(then) not in gone]
+        if not waiting:
+            del _waiting[name]
+    if not _waiting and _finder in sys.meta_path:
         sys.meta_path.remove(_finder)
 
 

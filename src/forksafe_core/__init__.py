@@ -13,10 +13,12 @@ _locks.pyx           Lock, RLock
 lock_extras.pxi      their on_orphan and hold
 _semaphores.pyx      Semaphore, BoundedSemaphore
 _local.pyx           local
+_futures.pyx         futures, and the queue between an executor and its threads
+future_state.pxi, work.pxi  the two
 _checkout.pyx        things that are lent and come back: what a pool is made of
 slots.pxi            their state in one generation
 _pure.py             the same names where there is no fork
-_pure_checkout.py    of these, what _checkout has
+_pure_checkout.py, _pure_futures.py  of these, what _checkout and _futures have
 
 IMPL is "compiled" where there is fork, else "pure". A platform with fork has no fallback: locks that only look
 fork-safe would be worse than an error.
@@ -29,6 +31,7 @@ if TYPE_CHECKING or hasattr(_os, "fork"):  # type checkers see the compiled core
     try:
         import forksafe_core._atfork as atfork
         from forksafe_core._checkout import Checkout, Item, Slots, Waiter
+        from forksafe_core._futures import FutureState, Work
         from forksafe_core._local import local
         from forksafe_core._locks import Lock, RLock, held_across_forks, hold_timeout, holder
         from forksafe_core._semaphores import BoundedSemaphore, Semaphore
@@ -43,12 +46,14 @@ else:
     from forksafe_core._pure import (
         BoundedSemaphore,
         Checkout,
+        FutureState,
         Item,
         Lock,
         RLock,
         Semaphore,
         Slots,
         Waiter,
+        Work,
         atfork,
         held_across_forks,
         hold_timeout,
@@ -62,12 +67,14 @@ __all__ = [
     "IMPL",
     "BoundedSemaphore",
     "Checkout",
+    "FutureState",
     "Item",
     "Lock",
     "RLock",
     "Semaphore",
     "Slots",
     "Waiter",
+    "Work",
     "atfork",
     "held_across_forks",
     "hold_timeout",

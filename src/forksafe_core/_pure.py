@@ -14,16 +14,19 @@ from threading import local
 from typing import Any, final
 
 from forksafe_core._pure_checkout import Checkout, Item, Slots, Waiter
+from forksafe_core._pure_futures import FutureState, Work
 
 __all__ = [
     "BoundedSemaphore",
     "Checkout",
+    "FutureState",
     "Item",
     "Lock",
     "RLock",
     "Semaphore",
     "Slots",
     "Waiter",
+    "Work",
     "atfork",
     "held_across_forks",
     "hold_timeout",

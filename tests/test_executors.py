@@ -1,0 +1,422 @@
+"""ThreadPoolExecutor in a child: usable at once, and what the parent submitted is the parent's."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import gc
+import multiprocessing
+import os
+import signal
+import threading
+import weakref
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, as_completed, wait
+
+import pytest
+from conftest import Busy, python, script, succeeds
+from executor_helpers import Blocked
+
+import forksafe
+from forksafe.testing import ChildTimeout, run_in_child
+
+
+@pytest.fixture(params=[1, 3])
+def executor(request):
+    with forksafe.ThreadPoolExecutor(request.param) as executor:
+        yield executor
+
+
+@pytest.fixture
+def blocked(executor):
+    blocked = Blocked(executor)
+    yield blocked
+    blocked.end()
+
+
+# A child uses it
+
+
+def test_child_uses_it(executor, fork):
+    assert executor.submit(pow, 2, 5).result(10) == 32
+    assert run_in_child(lambda: executor.submit(pow, 2, 6).result(10), fork=fork) == 64
+    assert executor.submit(pow, 2, 7).result(10) == 128
+
+
+def test_control_standard_one_hangs():
+    with ThreadPoolExecutor(1) as executor:
+        executor.submit(pow, 2, 5).result(10)
+        with pytest.raises(ChildTimeout):
+            run_in_child(lambda: executor.submit(pow, 2, 6).result(), 1)
+
+
+def test_child_has_its_full_size(executor, blocked, fork):
+    def child():
+        together = threading.Barrier(executor._max_workers, timeout=5)
+        futures = [executor.submit(together.wait) for _ in range(executor._max_workers)]
+        return sorted(future.result(10) for future in futures), len(executor._threads)
+
+    assert run_in_child(child, fork=fork) == ([*range(executor._max_workers)], executor._max_workers)
+
+
+def test_never_used_in_the_parent(executor, fork):
+    assert run_in_child(lambda: executor.submit(pow, 2, 6).result(10), fork=fork) == 64
+
+
+def test_grandchild_and_its_own_futures(executor, blocked):
+    def child():
+        mine = executor.submit(threading.Event().wait, 30)
+
+        def grandchild():
+            assert isinstance(mine.exception(5), forksafe.InheritedFutureError)
+            assert all(isinstance(each.exception(5), forksafe.InheritedFutureError) for each in blocked.all)
+            return executor.submit(pow, 2, 6).result(10)
+
+        return run_in_child(grandchild), executor.submit(pow, 2, 7).result(10) if executor._max_workers > 1 else 128
+
+    assert run_in_child(child) == (64, 128)
+
+
+def test_multiprocessing(executor, blocked):
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    process = context.Process(target=lambda: queue.put(executor.submit(pow, 2, 6).result(10)))
+    process.start()
+    assert queue.get(timeout=10) == 64
+    process.join(10)
+    assert process.exitcode == 0
+
+
+def test_thread_of_the_parent_that_is_none_of_its(executor, blocked):
+    result = []
+    thread = threading.Thread(target=lambda: result.append(run_in_child(lambda: executor.submit(pow, 2, 6).result(10))))
+    thread.start()
+    thread.join(20)
+    assert result == [64]
+
+
+# Futures
+
+
+def test_futures_of_the_parent_have_failed(executor, blocked, fork):
+    def child():
+        forksafe.generation()
+        for future in blocked.all:
+            with pytest.raises(forksafe.InheritedFutureError, match="not done a second time"):
+                future.result(5)
+            assert future.done()
+            assert not future.running()
+            assert not future.cancelled()
+            assert not future.cancel()
+            assert isinstance(future.exception(), concurrent.futures.BrokenExecutor)
+        return [future._state for future in blocked.all]
+
+    assert set(run_in_child(child, fork=fork)) == {"FINISHED"}
+    assert not any(future.done() for future in blocked.all)
+
+
+def test_control_futures_of_the_standard_one_hang():
+    with ThreadPoolExecutor(1) as executor:
+        blocked = Blocked(executor)
+        for future in (blocked.running[0], blocked.waiting[0]):
+            with pytest.raises(concurrent.futures.TimeoutError):
+                run_in_child(lambda future=future: future.result(0.3))
+        blocked.end()
+
+
+def test_futures_that_were_done_stay_readable(executor, fork):
+    done, failed = executor.submit(pow, 2, 5), executor.submit(divmod, 1, 0)
+    wait([done, failed], 10)
+    blocked = Blocked(executor)
+    cancelled = blocked.waiting.pop()
+    blocked.all.remove(cancelled)
+    assert cancelled.cancel()
+
+    def child():
+        assert done.result(0) == 32
+        assert cancelled.cancelled()
+        assert isinstance(failed.exception(0), ZeroDivisionError)
+        with pytest.raises(concurrent.futures.CancelledError):
+            cancelled.result(0)
+
+    run_in_child(child, fork=fork)
+    blocked.end()
+
+
+def test_everybody_who_waits_in_the_child_goes_on(executor, blocked):
+    """wait(), as_completed() and asyncio, with futures of other kinds among them."""
+
+    def child():
+        standard = concurrent.futures.Future()
+        standard.set_result(1)
+        mine = executor.submit(pow, 2, 6)
+        mixed = [*blocked.all, standard, mine]
+        assert wait(mixed, 10).not_done == set()
+        assert set(as_completed(mixed, 10)) == set(mixed)
+        assert wait(blocked.all, 10, FIRST_COMPLETED).done
+
+        async def main():
+            return await asyncio.wait_for(asyncio.wrap_future(blocked.waiting[0]), 5)
+
+        with pytest.raises(forksafe.InheritedFutureError):
+            asyncio.run(main())
+
+    run_in_child(child)
+
+
+def test_wait_for_both_kinds_in_the_parent(executor):
+    with ThreadPoolExecutor(1) as standard:
+        futures = [each.submit(pow, 2, n) for n in range(20) for each in (executor, standard)]
+        assert {future.result() for future in as_completed(futures, 10)} == {2**n for n in range(20)}
+        assert wait(futures, 10).not_done == set()
+
+
+def test_callbacks_of_the_parent_run_in_the_parent(executor):
+    called, callers = [], []
+    blocked = Blocked(executor)
+    for future in blocked.all:
+        future.add_done_callback(lambda _: called.append(os.getpid()))
+
+    def child():
+        for future in blocked.all:
+            future.add_done_callback(lambda _: callers.append(os.getpid()))
+            wait([future], 5)
+        return called, set(callers) == {os.getpid()}, len(callers)
+
+    assert run_in_child(child) == ([], True, len(blocked.all))
+    blocked.end()
+    executor.shutdown()
+    assert called == [os.getpid()] * len(blocked.all)
+
+
+@pytest.mark.parametrize("how", ["result", "exception", "wait", "as_completed"])
+def test_signal_handler_forks_while_its_thread_waits(executor, blocked, how):
+    """In the child the handler returns into the very call that waits for the parent's future."""
+    future = blocked.waiting[-1]
+    ways = {
+        "result": lambda: future.result(),
+        "exception": lambda: future.exception(),
+        "wait": lambda: wait(blocked.all),
+        "as_completed": lambda: list(as_completed(blocked.all)),
+    }
+    children = []
+
+    def handler(number, frame):
+        children.append(os.fork())
+        if children[-1] == 0:
+            signal.alarm(10)
+        else:
+            blocked.go.set()
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        main = threading.main_thread().ident
+        timer = threading.Timer(0.3, signal.pthread_kill, (main, signal.SIGUSR1))
+        timer.start()
+        error = None
+        try:
+            ways[how]()
+        except BaseException as raised:
+            error = raised
+        if children == [0]:
+            fine = isinstance(future.exception(0), forksafe.InheritedFutureError)
+            fine = fine and (how != "result" or isinstance(error, forksafe.InheritedFutureError))
+            os._exit(0 if fine else 3)
+        assert error is None
+        _, status = os.waitpid(children[0], 0)
+        assert os.waitstatus_to_exitcode(status) == 0
+        timer.join()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+ASYNCIO = """
+import asyncio, os, signal, sys, threading, concurrent.futures, forksafe
+executor = {module}.ThreadPoolExecutor(1)
+{more}
+go = threading.Event()
+
+async def main():
+    loop = asyncio.get_running_loop()
+    running = loop.run_in_executor(executor, go.wait, 20)
+    waiting = loop.run_in_executor(executor, pow, 2, 5)
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(5)  # whose status says that it has hung
+        for future in running, waiting:
+            try:
+                await future
+            except forksafe.InheritedFutureError:
+                continue
+            os._exit(3)
+        assert await loop.run_in_executor(executor, pow, 2, 6) == 64
+        os._exit(7)
+    go.set()
+    assert (await running, await waiting) == (True, 32)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize(("module", "more", "status"), [
+    ("forksafe", "", "7"),
+    ("concurrent.futures", "forksafe.protect(executor)", "7"),
+    ("concurrent.futures", "", str(-signal.SIGALRM)),  # the negative control
+])  # fmt: skip
+def test_loop_that_goes_on_in_the_child(tmp_path, module, more, status):
+    """What it awaits is done there, too."""
+    path = script(tmp_path / "program.py", ASYNCIO.format(module=module, more=more))
+    assert succeeds(python("-W", "ignore", path)) == f"{status}\n"
+
+
+# Ends
+
+
+def test_child_shuts_it_down(fork):
+    """It waits for nobody of the parent's, and the parent's goes on."""
+    with forksafe.ThreadPoolExecutor(2) as executor:
+        blocked = Blocked(executor)
+
+        def child():
+            with executor:
+                pass
+            with pytest.raises(RuntimeError, match="after shutdown"):
+                executor.submit(pow, 2, 5)
+            return executor._threads
+
+        assert run_in_child(child, fork=fork) == set()
+        assert not any(future.done() for future in blocked.all)
+        assert executor.submit(pow, 2, 5) not in blocked.all
+        blocked.end()
+
+
+def test_shut_down_before_the_fork():
+    executor = forksafe.ThreadPoolExecutor(1)
+    executor.shutdown()
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        run_in_child(lambda: executor.submit(pow, 2, 5) and None)
+
+
+def test_broken_before_the_fork_is_tried_again_in_the_child():
+    parent = os.getpid()
+
+    def initializer():
+        if os.getpid() == parent:
+            raise ValueError("only in children")
+
+    executor = forksafe.ThreadPoolExecutor(1, initializer=initializer)
+    with pytest.raises(concurrent.futures.BrokenExecutor):
+        executor.submit(pow, 2, 5).result(10)
+    with pytest.raises(concurrent.futures.BrokenExecutor):
+        executor.submit(pow, 2, 5)
+    assert run_in_child(lambda: executor.submit(pow, 2, 5).result(10)) == 32
+
+
+def test_collected_in_the_child(fork):
+    executor = forksafe.ThreadPoolExecutor(1)
+    blocked = Blocked(executor)
+    holder = [executor]
+    del executor
+    run_in_child(lambda: [holder.clear(), gc.collect()], fork=fork)
+    holder.clear()
+    blocked.end()
+
+
+def test_what_a_task_had_is_not_finalised_in_the_child(executor):
+    class Session:
+        def __del__(self):
+            finalised.append(os.getpid())
+
+    finalised = []
+    blocked = Blocked(executor)
+    futures = [executor.submit(id, Session())]
+
+    def child():
+        assert isinstance(futures[0].exception(), forksafe.InheritedFutureError)
+        futures.clear()
+        blocked.all.clear()
+        gc.collect()
+        return finalised
+
+    assert run_in_child(child) == []
+    blocked.end()
+    futures[0].result(10)
+    del futures[:]
+    executor.shutdown()
+    assert finalised == [os.getpid()]
+
+
+def test_executor_that_nobody_has_any_more_ends_its_threads():
+    executor = forksafe.ThreadPoolExecutor(2)
+    results = [executor.submit(pow, 2, n) for n in range(100)]
+    threads, reference = set(executor._threads), weakref.ref(executor)
+    del executor
+    gc.collect()
+    assert reference() is None
+    assert [each.result(10) for each in results] == [2**n for n in range(100)]
+    for thread in threads:
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+def test_thread_that_cannot_be_started(monkeypatch):
+    with forksafe.ThreadPoolExecutor(2) as executor:
+
+        def fail(self):
+            raise RuntimeError("can't start new thread")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", fail)
+            with pytest.raises(RuntimeError, match="can't start"):
+                executor.submit(pow, 2, 5)
+            assert (executor._work_queue.qsize(), executor._threads) == (0, set())
+        first = executor.submit(pow, 2, 5)
+        assert first.result(10) == 32
+        blocked = Busy(lambda: None)
+        gate = threading.Event()
+        running = executor.submit(gate.wait, 10)
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", fail)
+            later = executor.submit(pow, 2, 6)  # the thread that there is will do it
+        gate.set()
+        assert running.result(10)
+        assert later.result(10) == 64
+        blocked.end()
+
+
+def test_bad_arguments():
+    for seconds in ("1", True, [], object()):
+        with pytest.raises(TypeError, match=r"fork_grace\) takes a number of seconds"):
+            forksafe.ThreadPoolExecutor(1, fork_grace=seconds)
+    for seconds in (-1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=r"fork_grace\) takes a number of seconds"):
+            forksafe.ThreadPoolExecutor(1, fork_grace=seconds)
+    with pytest.raises(ValueError, match="max_workers"):
+        forksafe.ThreadPoolExecutor(0)
+    with pytest.raises(TypeError, match="initializer"):
+        forksafe.ThreadPoolExecutor(1, initializer=1)
+    with pytest.raises(TypeError, match="pickled"):
+        multiprocessing.reduction.ForkingPickler.dumps(forksafe.ThreadPoolExecutor(1))
+
+
+def test_types(executor):
+    future = executor.submit(pow, 2, 5)
+    assert isinstance(executor, ThreadPoolExecutor)
+    assert isinstance(future, concurrent.futures.Future)
+    assert future.result(10) == 32
+    assert repr(future).startswith("<Future at 0x")
+    with pytest.raises(concurrent.futures.InvalidStateError):
+        future.set_result(1)
+    with pytest.raises(concurrent.futures.InvalidStateError):
+        future.set_exception(ValueError())
+    with pytest.raises(TypeError, match="pickled"):
+        multiprocessing.reduction.ForkingPickler.dumps(future)
+
+
+def test_default_executor_of_asyncio(executor):
+    async def main():
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(executor)
+        return await asyncio.gather(*(asyncio.to_thread(pow, 2, n) for n in range(50)))
+
+    assert asyncio.run(main()) == [2**n for n in range(50)]

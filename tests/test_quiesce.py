@@ -1,0 +1,267 @@
+"""fork_grace and quiesce(): a fork finds no task in the middle."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+import warnings
+
+import pytest
+from conftest import Busy, python, script, succeeds
+
+import forksafe
+from forksafe import quiescing
+from forksafe.testing import run_in_child
+
+
+class Account:
+    """Two numbers that a task changes one after the other; torn while they differ."""
+
+    def __init__(self):
+        self.one = self.two = 0
+        self.torn, self.go_on = threading.Event(), threading.Event()
+
+    def change(self):
+        self.one += 1
+        self.torn.set()
+        self.go_on.wait(10)
+        self.two += 1
+
+    def in_child(self):
+        return self.one == self.two
+
+
+def let_go_when_it_waits(account, executor):
+    """Have the task go on once the fork has paused the executor, and not before."""
+
+    def watch():
+        deadline = time.monotonic() + 10
+        while not quiescing.is_at_rest(executor) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        account.go_on.set()
+
+    return Busy(lambda: None, watch)
+
+
+def test_fork_waits_for_the_task():
+    with forksafe.ThreadPoolExecutor(2, fork_grace=10) as executor:
+        account = Account()
+        future = executor.submit(account.change)
+        assert account.torn.wait(10)
+        thread = let_go_when_it_waits(account, executor)
+        thread._go.set()
+        assert run_in_child(account.in_child) is True
+        assert future.result(10) is None
+        assert executor.submit(pow, 2, 5).result(10) == 32
+        thread.end()
+
+
+def test_control_without_grace_the_child_finds_it_torn():
+    with forksafe.ThreadPoolExecutor(2) as executor:
+        account = Account()
+        executor.submit(account.change)
+        assert account.torn.wait(10)
+        assert run_in_child(account.in_child) is False
+        account.go_on.set()
+
+
+def test_nothing_begins_while_a_fork_waits():
+    begun = []
+    with forksafe.ThreadPoolExecutor(2, fork_grace=0) as executor:
+        executor.submit(pow, 2, 5).result(10)
+        late = []
+
+        def hook():  # runs first, then the executor is paused; and in the parent after it goes on again
+            late.append(executor.submit(begun.append, "submitted before the fork"))
+
+        registration = forksafe.register_at_fork(before=hook)
+
+        def child():
+            return list(begun), executor.submit(pow, 2, 6).result(10)
+
+        _, value = run_in_child(child)
+        registration.unregister()
+        assert value == 64
+        assert late[0].result(10) is None
+
+
+def test_time_is_up(recwarn):
+
+    with (
+        warnings.catch_warnings(record=True) as caught,
+        forksafe.ThreadPoolExecutor(2, "slow", fork_grace=0.2) as executor,
+    ):
+        warnings.simplefilter("always")
+        account = Account()
+        future = executor.submit(account.change)
+        assert account.torn.wait(10)
+        assert run_in_child(lambda: executor.submit(pow, 2, 5).result(10)) == 32
+        account.go_on.set()
+        future.result(10)
+        assert executor.submit(pow, 2, 6).result(10) == 64
+    (warning,) = [each for each in caught if each.category is forksafe.ForkHazardWarning]
+    text = str(warning.message)
+    assert "slow_0 in wait (threading.py, line" in text
+    assert "fork_grace" in text
+
+
+def test_task_that_forks_waits_for_the_others_only():
+    with forksafe.ThreadPoolExecutor(2, fork_grace=10) as executor:
+        account = Account()
+        executor.submit(account.change)
+        assert account.torn.wait(10)
+        thread = let_go_when_it_waits(account, executor)
+        thread._go.set()
+        assert executor.submit(run_in_child, account.in_child).result(15) is True
+        thread.end()
+
+
+def test_fork_inside_a_hook():
+    with forksafe.ThreadPoolExecutor(1, fork_grace=5) as executor:
+        executor.submit(pow, 2, 5).result(10)
+        results = []
+
+        def hook():
+            registration.unregister()
+            results.append(run_in_child(lambda: executor.submit(pow, 2, 6).result(10)))
+
+        registration = forksafe.register_at_fork(before=hook)
+        assert run_in_child(lambda: executor.submit(pow, 2, 7).result(10)) == 128
+        assert results == [64]
+        assert executor.submit(pow, 2, 8).result(10) == 256
+
+
+def test_fork_that_fails_lets_it_go_on():
+    with forksafe.ThreadPoolExecutor(1, fork_grace=5) as executor:
+        executor.submit(pow, 2, 5).result(10)
+        quiescing._before()  # the interpreter calls after_in_parent then, too
+        assert quiescing.is_at_rest(executor)
+        quiescing._after()
+        assert executor.submit(pow, 2, 6).result(10) == 64
+
+
+# quiesce()
+
+
+def test_quiesce(fork):
+    """For forks by hand: no task is in the middle, and locks held across forks are taken, on both sides."""
+    lock = forksafe.Lock(hold=True)
+    with forksafe.ThreadPoolExecutor(2) as executor:
+        account = Account()
+        executor.submit(account.change)
+        assert account.torn.wait(10)
+        thread = let_go_when_it_waits(account, executor)
+        thread._go.set()
+        with forksafe.quiesce(10) as busy:
+            assert busy == []
+            late = executor.submit(pow, 2, 5)
+
+            def child():
+                forksafe.generation()
+                return account.in_child(), executor.submit(pow, 2, 6).result(10), lock.locked()
+
+            assert run_in_child(child, fork=fork) == (True, 64, True)
+            assert not late.done()
+        assert late.result(10) == 32
+        assert not lock.locked()
+        thread.end()
+
+
+def test_leaving_the_block_in_the_child():
+    program = """
+    import os, sys, forksafe
+    lock = forksafe.Lock(hold=True)
+    executor = forksafe.ThreadPoolExecutor(2)
+    executor.submit(pow, 2, 5).result(10)
+    with forksafe.quiesce():
+        pid = os.fork()
+    assert not lock.locked()
+    assert executor.submit(pow, 2, 6).result(10) == 64
+    if pid == 0:
+        sys.exit(5)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 5
+    """
+    import textwrap
+
+    result = python("-W", "ignore::DeprecationWarning", "-c", textwrap.dedent(program))
+    succeeds(result)
+    assert result.stderr == ""
+
+
+def test_quiesce_nested_and_with_forks_of_python():
+    with forksafe.ThreadPoolExecutor(2, fork_grace=5) as executor:
+        executor.submit(pow, 2, 5).result(10)
+        with forksafe.quiesce(5), forksafe.quiesce(5):
+            assert run_in_child(lambda: executor.submit(pow, 2, 6).result(10)) == 64
+            late = executor.submit(pow, 2, 7)
+            assert not late.done()
+        assert late.result(10) == 128
+
+
+def test_quiesce_says_who_is_busy():
+    with forksafe.ThreadPoolExecutor(2, "slow") as executor:
+        account = Account()
+        future = executor.submit(account.change)
+        assert account.torn.wait(10)
+        with contextlib.ExitStack() as stack:
+            with pytest.warns(forksafe.ForkHazardWarning, match="slow_0 in wait"):
+                (busy,) = stack.enter_context(forksafe.quiesce(0.1))
+            assert busy.name == "slow_0"
+            assert "threading.py" in busy.where
+        with pytest.raises(TimeoutError, match="slow_0 in wait"), forksafe.quiesce(0.1, strict=True):
+            raise AssertionError("not reached")
+        account.go_on.set()
+        future.result(10)
+        assert executor.submit(pow, 2, 6).result(10) == 64
+
+
+def test_quiesce_within_a_task():
+    with forksafe.ThreadPoolExecutor(2) as executor:
+
+        def task():
+            with forksafe.quiesce(5) as busy:
+                return busy
+
+        assert executor.submit(task).result(10) == []
+
+
+@pytest.mark.parametrize(
+    ("value", "error"), [("1", TypeError), (True, TypeError), (-1, ValueError), (float("nan"), ValueError)]
+)
+def test_bad_timeouts(value, error):
+    with pytest.raises(error, match=r"quiesce\(timeout\) takes a number of seconds"), forksafe.quiesce(value):
+        pass
+
+
+def test_storm_of_forks_that_wait(tmp_path):
+    """No child ever sees the account torn, and nothing is lost or done twice."""
+    succeeds(python(script(tmp_path / "program.py", """
+        import os, threading, forksafe
+        executor = forksafe.ThreadPoolExecutor(3, fork_grace=20)
+        lock = threading.Lock()
+        account = [0, 0]
+        def change():
+            with lock:
+                account[0] += 1
+                sum(range(2000))
+                account[1] += 1
+        done = 0
+        for n in range(200):
+            futures = [executor.submit(change) for _ in range(20)]
+            pid = os.fork()
+            if pid == 0:
+                fine = account[0] == account[1] and not lock.locked()
+                fine = fine and executor.submit(change).result(10) is None
+                os._exit(0 if fine else 3)
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, n
+            for future in futures:
+                future.result(10)
+            done += 20
+            assert account == [done, done]
+    """), timeout=60))  # fmt: skip
+
+
+def test_nobody_pays_who_does_not_ask(tmp_path):
+    succeeds(python("-c", "import forksafe, sys; forksafe.ThreadPoolExecutor(1).submit(pow, 2, 5).result();"
+                    "from forksafe import hooks; assert not hooks._registrations, hooks._registrations"))  # fmt: skip
