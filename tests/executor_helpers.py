@@ -52,7 +52,7 @@ def note(what):
     os.write(ran[1], f"{{what}} {{'parent' if os.getpid() == parent else 'child'}}\\n".encode())
 
 def wait_for(pid):
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + {limit}
     while time.monotonic() < deadline:
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:
@@ -92,6 +92,7 @@ assert noted() == {noted!r}, noted
 """
 
 
-def program(tmp_path, text, *, fork="os.fork", size=1, module="forksafe", **more):
-    whole = (PRELUDE + text).format(fork=fork, size=size, module=module, clone=SYS_CLONE, **more)
+def program(tmp_path, text, *, fork="os.fork", size=1, module="forksafe", limit=30, **more):
+    """limit: seconds that it waits for a child."""
+    whole = (PRELUDE + text).format(fork=fork, size=size, module=module, limit=limit, clone=SYS_CLONE, **more)
     return script(tmp_path / "program.py", whole)

@@ -53,13 +53,13 @@ def test_in_every_way_to_fork(tmp_path, fork):
 
 def test_control_the_standard_one_does_the_parents_work_again_and_loses_the_status(tmp_path):
     result = python(program(
-        tmp_path, QUEUE, module="concurrent.futures", child="sys.exit(7)", status=7, noted=[]
+        tmp_path, QUEUE, module="concurrent.futures", limit=2, child="sys.exit(7)", status=7, noted=[]
     ))  # fmt: skip
     assert result.returncode == 1
     assert "AssertionError: hung" in result.stderr or "AssertionError: 0" in result.stderr
     result = python(program(
         tmp_path, QUEUE.replace("assert status", "print(noted()); assert status"), module="concurrent.futures",
-        child="sys.exit(7)", status="hung", noted=[],
+        limit=2, child="sys.exit(7)", status="hung", noted=[],
     ))  # fmt: skip
     assert "other 0 child" in result.stdout
 

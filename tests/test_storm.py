@@ -16,7 +16,7 @@ from conftest import FORKS, threads
 import forksafe
 from forksafe.testing import _kill, _reap
 
-COUNT = int(os.environ.get("FORKSAFE_STORM", "400"))
+COUNT = int(os.environ.get("FORKSAFE_STORM", "150"))
 
 
 class State:

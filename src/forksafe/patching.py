@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
-from forksafe import imports, locks, streams
+from forksafe import imports, locks, loky_adapters, streams
 from forksafe.hooks import Registration, register_at_fork
 from forksafe.making import Kind, Makers
 from forksafe.protecting import protect, unprotect
@@ -60,7 +60,10 @@ _COMPOSED = (
     logging.Handler,
     *([functools.cached_property] if sys.version_info < (3, 12) else []),
 )
-_MADE = (Kind("concurrent.futures.thread", "ThreadPoolExecutor", protect),)
+_MADE = (
+    Kind("concurrent.futures.thread", "ThreadPoolExecutor", protect),
+    *(Kind(module, "ProcessPoolExecutor", protect) for module in loky_adapters.MODULES),
+)
 _OUR_TYPES = (locks.Condition, locks.Event, locks.Semaphore, locks.Barrier)
 
 

@@ -22,7 +22,7 @@ import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
-from forksafe import executor_adapters, finding, http_pools, library_adapters, loops
+from forksafe import executor_adapters, finding, http_pools, library_adapters, loky_adapters, loops
 from forksafe.adapters import OPEN, Adapter, adapter_of, register_adapter
 from forksafe.hooks import register_at_fork
 from forksafe_core import atfork
@@ -31,7 +31,8 @@ __all__ = ["Adapter", "protect", "register_adapter", "unprotect"]
 
 T = TypeVar("T")
 
-_TEACHERS = (executor_adapters, http_pools, library_adapters, loops)  # imported for the adapters that they register
+# Imported for the adapters that they register.
+_TEACHERS = (executor_adapters, http_pools, library_adapters, loky_adapters, loops)
 
 
 class _Protection:

@@ -1,0 +1,44 @@
+"""The adapter for loky's executors, joblib's own copy of it among them: joblib.Parallel in a child.
+
+Guarantees, in a child of a process that protected one: get_reusable_executor(), and so joblib, makes a new one; what
+was submitted and not done has failed with InheritedFutureError; the inherited executor counts as shut down, and who
+submits to it is told so. The parent's workers are neither told, joined nor signalled.
+
+Why that survives fork: nothing of the parent's is closed, woken or freed; it is taken out of the executor and kept.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from typing import Any
+
+from forksafe.adapters import register_adapter
+from forksafe_core import atfork
+
+__all__ = ["MODULES"]
+
+MODULES = ("loky.process_executor", "joblib.externals.loky.process_executor")
+
+
+def _abandon(executor: Any) -> None:
+    from forksafe.futures import settle_inherited
+
+    atfork.keep_alive(dict(vars(executor)))
+    manager, pending = executor._executor_manager_thread, executor._pending_work_items
+    children = getattr(sys.modules.get("multiprocessing.process"), "_children", set())
+    children.difference_update(executor._processes.values())  # whom multiprocessing joins at exit
+    executor._executor_manager_thread = None
+    executor._processes, executor._pending_work_items = {}, {}
+    executor._shutdown_lock = executor._flags.shutdown_lock = threading.Lock()
+    executor._flags.shutdown = True
+    for name in MODULES:
+        wakeups = getattr(sys.modules.get(name), "_threads_wakeups", {})
+        if manager in wakeups:  # whom the interpreter wakes and joins at exit
+            del wakeups[manager]
+    for item in pending.values():
+        settle_inherited(item.future)
+
+
+for _module in MODULES:
+    register_adapter(f"{_module}.ProcessPoolExecutor", reset=_abandon)
