@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
+import os
 import threading
 import time
 import warnings
 
 import pytest
-from conftest import Busy, python, script, succeeds
+from conftest import FORKS, Busy, python, script, succeeds
 
 import forksafe
-from forksafe import quiescing
+from forksafe import hooks, quiescing
 from forksafe.testing import run_in_child
 
 
@@ -86,7 +88,7 @@ def test_nothing_begins_while_a_fork_waits():
         assert late[0].result(10) is None
 
 
-def test_time_is_up(recwarn):
+def test_time_is_up():
 
     with (
         warnings.catch_warnings(record=True) as caught,
@@ -214,6 +216,136 @@ def test_quiesce_says_who_is_busy():
         account.go_on.set()
         future.result(10)
         assert executor.submit(pow, 2, 6).result(10) == 64
+
+
+def test_interrupted_while_it_waits(tmp_path):
+    """Ctrl-C, and everything goes on."""
+    succeeds(python(script(tmp_path / "program.py", """
+        import forksafe, os, signal, threading, time
+        from forksafe import hooks, quiescing
+        executor, go = forksafe.ThreadPoolExecutor(2), threading.Event()
+        future = executor.submit(go.wait, 30)
+
+        def interrupt():
+            while not quiescing.is_at_rest(executor):
+                time.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        threading.Thread(target=interrupt, daemon=True).start()
+        try:
+            with forksafe.quiesce(30):
+                os._exit(3)
+        except KeyboardInterrupt:
+            go.set()
+        assert future.result(10)
+        assert executor.submit(pow, 2, 5).result(10) == 32
+    """)))  # fmt: skip
+
+
+def in_a_block(busy):
+    """Another thread is within quiesce(), until the end of the test."""
+    block = contextlib.ExitStack()
+    return busy(lambda: block.enter_context(forksafe.quiesce(5)), block.close)
+
+
+def test_fork_by_c_while_another_thread_is_in_a_block(busy):
+    """Its block is over in the child, where there is nobody to leave it."""
+    with forksafe.ThreadPoolExecutor(2) as executor:
+        executor.submit(pow, 2, 5).result(10)
+        other = in_a_block(busy)
+
+        def child():
+            forksafe.generation()
+            first = executor.submit(pow, 2, 5).result(10)
+            with forksafe.quiesce(5):
+                pass
+            return first, executor.submit(pow, 2, 6).result(10)
+
+        if "C fork" in FORKS:
+            assert run_in_child(child, fork=FORKS["C fork"]) == (32, 64)
+        other.end()
+        assert executor.submit(pow, 2, 7).result(10) == 128
+
+
+def test_other_threads_forks_wait_for_the_end_of_the_block(busy):
+    """And do not keep the locks from the one that forks within it."""
+    lock = forksafe.Lock(hold=True)
+    order = []
+    inside = threading.Event()
+
+    def fork_outside():
+        inside.wait(10)
+        run_in_child(lambda: None)
+        order.append("outside")
+
+    thread = threading.Thread(target=fork_outside)
+    thread.start()
+    with forksafe.quiesce(5):
+        inside.set()
+        deadline = time.monotonic() + 10
+        while thread.ident not in hooks.forking_idents() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert run_in_child(lambda: lock.locked()) is True
+        order.append("inside")
+    thread.join(30)
+    assert order == ["inside", "outside"]
+
+
+def test_an_executor_made_within_a_block_rests_too(busy):
+    other = in_a_block(busy)
+    with forksafe.ThreadPoolExecutor(1) as executor:
+        future = executor.submit(pow, 2, 5)
+        with pytest.raises(concurrent.futures.TimeoutError):
+            future.result(0.1)
+        other.end()
+        assert future.result(10) == 32
+
+
+def test_a_child_made_by_a_hook_is_still_at_rest_for_the_outer_fork():
+    """The hook runs when everything is at rest; in its child the outer fork is yet to come."""
+    with forksafe.ThreadPoolExecutor(1, fork_grace=5) as executor:
+        executor.submit(pow, 2, 5).result(10)
+        children = []
+
+        def hook():
+            if not children:
+                children.append(os.fork())
+            if children == [0]:
+                os._exit(7 if quiescing.is_at_rest(executor) else 3)
+
+        registration = forksafe.register_at_fork(before=hook)
+        hooks._registrations = (registration, *(each for each in hooks._registrations if each is not registration))
+        assert run_in_child(lambda: executor.submit(pow, 2, 6).result(10)) == 64
+        registration.unregister()
+        assert os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]) == 7
+        assert executor.submit(pow, 2, 7).result(10) == 128
+
+
+def test_initializers_are_waited_for():
+    inside, go = threading.Event(), threading.Event()
+    with forksafe.ThreadPoolExecutor(1, initializer=lambda: (inside.set(), go.wait(30))) as executor:
+        future = executor.submit(pow, 2, 5)
+        assert inside.wait(10)
+        with pytest.raises(TimeoutError, match="in wait"), forksafe.quiesce(0.1, strict=True):
+            raise AssertionError("not reached")
+        go.set()
+        assert future.result(10) == 32
+        with forksafe.quiesce(10) as busy:
+            assert busy == []
+
+
+def test_two_tasks_that_fork_do_not_wait_for_each_other():
+    """The one that comes second waits for the first one's fork, and so cannot come to rest for it: it is named."""
+    with warnings.catch_warnings(record=True) as caught, forksafe.ThreadPoolExecutor(2, fork_grace=60) as executor:
+        warnings.simplefilter("always")
+        together = threading.Barrier(2, timeout=10)
+
+        def task():
+            together.wait()
+            return run_in_child(lambda: executor.submit(pow, 2, 5).result(10))
+
+        assert [future.result(50) for future in [executor.submit(task), executor.submit(task)]] == [32, 32]
+    assert {each.category for each in caught} <= {forksafe.ForkHazardWarning, DeprecationWarning}
 
 
 def test_quiesce_within_a_task():
