@@ -348,6 +348,31 @@ def test_two_tasks_that_fork_do_not_wait_for_each_other():
     assert {each.category for each in caught} <= {forksafe.ForkHazardWarning, DeprecationWarning}
 
 
+def test_a_task_that_quiesces_does_not_keep_another_threads_fork_waiting():
+    """It waits for that fork to be over, and so cannot come to rest for it: it is named, and at once."""
+    in_hook, go = threading.Event(), threading.Event()
+    with forksafe.ThreadPoolExecutor(1, fork_grace=60) as executor:
+
+        def task():
+            in_hook.wait(30)
+            go.set()
+            with forksafe.quiesce(30):
+                return 32
+
+        def hook():  # before the executor is brought to rest
+            in_hook.set()
+            assert go.wait(30)
+
+        future = executor.submit(task)
+        registration = forksafe.register_at_fork(before=hook)
+        try:
+            with pytest.warns(forksafe.ForkHazardWarning, match="lock_gate"):
+                run_in_child(lambda: None)
+        finally:
+            registration.unregister()
+        assert future.result(30) == 32
+
+
 def test_quiesce_within_a_task():
     with forksafe.ThreadPoolExecutor(2) as executor:
 

@@ -21,6 +21,7 @@ How this package is laid out, lowest first; each file's contract is at its top:
   patching.py    install(): threading's factories replaced, and back
   quiescing.py   quiesce(): threads of forksafe brought to rest
   executors.py   ThreadPoolExecutor; crews.py: its threads, futures.py: Future, ending.py: a child that was a worker
+  background.py  BackgroundThread, background_thread; background_runs.py: its thread, restarting.py: in children
   testing.py     run_in_child()
   demo.py        forksafe demo
   cli.py         forksafe run | demo
@@ -49,6 +50,7 @@ from forksafe_core import atfork as _atfork
 TYPE_CHECKING = False  # importing typing takes longer than all the rest
 if TYPE_CHECKING:
     from forksafe import testing
+    from forksafe.background import BackgroundThread, background_thread
     from forksafe.descriptors import close_on_fork, keep_on_fork
     from forksafe.executors import ThreadPoolExecutor
     from forksafe.finding import register_finder
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "BackgroundThread",
     "Barrier",
     "BoundedSemaphore",
     "ChildError",
@@ -86,6 +89,7 @@ __all__ = [
     "UnknownDescriptorsWarning",
     "after_in_child",
     "after_in_parent",
+    "background_thread",
     "before",
     "close_on_fork",
     "generation",
@@ -104,12 +108,14 @@ __all__ = [
 ]
 
 _at_first_use = {
+    "BackgroundThread": "forksafe.background",
     "ConnectionPool": "forksafe.pool",
     "PoolStats": "forksafe.pool",
     "Future": "forksafe.futures",
     "InheritedFutureError": "forksafe.futures",
     "Resource": "forksafe.resources",
     "ThreadPoolExecutor": "forksafe.executors",
+    "background_thread": "forksafe.background",
     "close_on_fork": "forksafe.descriptors",
     "install": "forksafe.patching",
     "keep_on_fork": "forksafe.descriptors",

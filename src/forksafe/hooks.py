@@ -41,6 +41,7 @@ GATE_TIMEOUT = 10.0
 _changing = Lock()
 _registrations: tuple[Registration, ...] = ()  # replaced, never changed: forks walk it
 _gate = RLock()
+_at_gate: list[int] = []  # tokens of the threads that wait for it
 _passages: dict[int, list[_Passage]] = {}  # by thread token: the forks it is going through, innermost last
 
 
@@ -223,8 +224,13 @@ def _leave(passage: _Passage) -> None:
 
 
 def lock_gate() -> bool:
-    """For who forks by hand: have other threads' forks wait. Returns what unlock_gate() is to get."""
-    return bool(_gate.acquire(timeout=GATE_TIMEOUT))
+    """Have other threads' forks wait, also for who forks by hand. Returns what unlock_gate() is to get."""
+    me = atfork.token()
+    _at_gate.append(me)
+    try:
+        return bool(_gate.acquire(timeout=GATE_TIMEOUT))
+    finally:
+        _at_gate.remove(me)
 
 
 def unlock_gate(gated: bool) -> None:
@@ -233,8 +239,8 @@ def unlock_gate(gated: bool) -> None:
 
 
 def forking_idents() -> set[int]:
-    """threading.get_ident() of the threads that fork, those that wait for another's fork included."""
-    return {atfork.ident_of(token) for token in list(_passages)}
+    """threading.get_ident() of the threads that fork or quiesce, or wait for another's fork in order to do so."""
+    return {atfork.ident_of(token) for token in [*_passages, *_at_gate]}
 
 
 def lock_across_forks() -> list[Any]:

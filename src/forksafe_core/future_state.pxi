@@ -160,6 +160,7 @@ cdef inline uint64_t look(FutureState self) except? 99:
 cdef int settle_future(FutureState self) except -1:
     cdef uint64_t now, word = atomic_load(word_of(&self.word))
     cdef int gone
+    cdef list chains
     settle()
     now = atomic_load(&fs.page.stamp)
     if self.stamp == now:
@@ -170,7 +171,8 @@ cdef int settle_future(FutureState self) except -1:
     gone = fs.gone(self.runner) if (word & STATES) == RUNNING else 1
     if gone < 0:
         return 0  # a fork found late, by another thread: nobody counts as gone yet
-    if forget_parent(self, now):
+    chains = self._callbacks_here(list(self.callbacks)) if self.callbacks else None
+    if forget_parent(self, now, chains):
         if not gone:
             self.waiters = None  # the parent's: this thread, which runs it, is not among them
         else:
@@ -180,8 +182,8 @@ cdef int settle_future(FutureState self) except -1:
 
 
 @cython.critical_section
-cdef bint forget_parent(FutureState self, uint64_t now) except -1:
-    """True for the one that comes first."""
+cdef bint forget_parent(FutureState self, uint64_t now, list callbacks) except -1:
+    """Keep these callbacks alone. True for the one that comes first."""
     if self.stamp == now:
         return False
     keep(self.callbacks)
@@ -189,8 +191,8 @@ cdef bint forget_parent(FutureState self, uint64_t now) except -1:
     keep(self.args)
     keep(self.kwargs)
     self.fn = self.args = self.kwargs = None
-    self.callbacks = self._callbacks_here(self.callbacks) if self.callbacks else None
-    if not self.callbacks:
+    self.callbacks = callbacks
+    if not callbacks:
         atomic_fetch_and(word_of(&self.word), ~<uint64_t>CALLBACKS)
     self.stamp = now
     return True
