@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import platform
 import signal
@@ -78,6 +79,7 @@ def fork(fork_name: str) -> Callable[[], int]:
         return os.fork
 
     def fork() -> int:
+        gc.collect()  # of Threads that were not joined the interpreter would detach, in the child, what is not there
         time.sleep(0.02)  # who has just been woken and waits for the GIL comes to its next wait
         return FORKS[fork_name]()
 

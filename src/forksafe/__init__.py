@@ -4,24 +4,27 @@ How this package is laid out, lowest first; each file's contract is at its top:
 
   errors.py      every exception and warning
   locks.py       Lock, RLock, Condition, Event, Barrier, Semaphore, BoundedSemaphore, local
+  vanished.py    threading told which threads are not there, after a fork by C
   hooks.py       register_at_fork, before, after_in_parent, after_in_child
   descriptors.py close_on_fork, keep_on_fork
   finding.py     which descriptors a value has; finders.py: what is known of drivers
   owned.py       values that belong to the process that made them
   resources.py   @resource
   pool.py        ConnectionPool; pooled.py: one connection, pool_threads.py, pool_upkeep.py: who works for it
+  futures.py     Future; ending.py: the end of a child that was a worker of its parent
+  quiescing.py   quiesce(): threads of forksafe brought to rest
+  executors.py   ThreadPoolExecutor; crews.py: its threads
+  background.py  BackgroundThread, background_thread; background_runs.py: its thread, restarting.py: in children
+  processes.py   get_context, get_start_method
+  process_pool.py  ProcessPoolExecutor
   protecting.py  protect(): objects that exist already
-  adapters.py    what protect() does for a type; library_adapters.py: for other libraries' types
-  http_pools.py  urllib3's pools in a child
-  loops.py       an event loop made before the fork, put right in the child
+  adapters.py    what protect() does for a type; executor_, worker_, thread_adapters.py: for the standard library's,
+                 library_, loky_adapters.py, http_pools.py, loops.py: for others'
   imports.py     modules that a vanished thread was importing
   streams.py     standard streams and log files that a vanished thread was writing to
-  watching.py    functions called when a module has been imported
+  watching.py    functions called when a module has been imported; making.py: when something has been made
   connecting.py  connections that the program opens, flagged on their own
   patching.py    install(): threading's factories replaced, and back
-  quiescing.py   quiesce(): threads of forksafe brought to rest
-  executors.py   ThreadPoolExecutor; crews.py: its threads, futures.py: Future, ending.py: a child that was a worker
-  background.py  BackgroundThread, background_thread; background_runs.py: its thread, restarting.py: in children
   testing.py     run_in_child()
   demo.py        forksafe demo
   cli.py         forksafe run | demo
@@ -57,6 +60,8 @@ if TYPE_CHECKING:
     from forksafe.futures import Future, InheritedFutureError
     from forksafe.patching import install, uninstall
     from forksafe.pool import ConnectionPool, PoolStats
+    from forksafe.process_pool import ProcessPoolExecutor
+    from forksafe.processes import get_context, get_start_method
     from forksafe.protecting import protect, register_adapter, unprotect
     from forksafe.quiescing import quiesce
     from forksafe.resources import Resource, resource
@@ -81,6 +86,7 @@ __all__ = [
     "PoolClosed",
     "PoolStats",
     "PoolTimeout",
+    "ProcessPoolExecutor",
     "RLock",
     "Registration",
     "Resource",
@@ -93,6 +99,8 @@ __all__ = [
     "before",
     "close_on_fork",
     "generation",
+    "get_context",
+    "get_start_method",
     "install",
     "keep_on_fork",
     "local",
@@ -113,10 +121,13 @@ _at_first_use = {
     "PoolStats": "forksafe.pool",
     "Future": "forksafe.futures",
     "InheritedFutureError": "forksafe.futures",
+    "ProcessPoolExecutor": "forksafe.process_pool",
     "Resource": "forksafe.resources",
     "ThreadPoolExecutor": "forksafe.executors",
     "background_thread": "forksafe.background",
     "close_on_fork": "forksafe.descriptors",
+    "get_context": "forksafe.processes",
+    "get_start_method": "forksafe.processes",
     "install": "forksafe.patching",
     "keep_on_fork": "forksafe.descriptors",
     "protect": "forksafe.protecting",

@@ -27,21 +27,18 @@ kept from beginning. Locks that a thread holds while it is at a checkpoint are i
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, NoReturn, overload
 
 from forksafe import quiescing, restarting
 from forksafe.background_runs import Run
 from forksafe.locks import Condition, Lock
 from forksafe_core import atfork
 
-TYPE_CHECKING = False  # importing typing takes longer than all the rest
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
-    from typing import Any, Literal, NoReturn, overload
-
-    _Target = Callable[..., object]
-    _AtFork = Literal["restart", "stop"]
-
 __all__ = ["BackgroundThread", "background_thread"]
+
+_Target = Callable[..., object]
+_AtFork = Literal["restart", "stop"]
 
 _NO_PLAIN_FUNCTION = 0x20 | 0x80 | 0x200  # code flags: generator, coroutine, asynchronous generator
 
@@ -307,7 +304,7 @@ class BackgroundThread:
         return [] if run is None or run.comes_to_rest(seconds) else [run]
 
 
-def _check_target(target: object) -> None:
+def _check_target(target: Any) -> None:
     if not callable(target):
         raise TypeError(f"BackgroundThread(target) takes a callable, not {target!r}")
     code = getattr(target, "__code__", None)
@@ -342,23 +339,19 @@ def _seconds_or_none(value: object, what: str) -> float | None:
     return None if value is None else quiescing.seconds(value, f"BackgroundThread{what}")
 
 
-if TYPE_CHECKING:
-
-    @overload
-    def background_thread(target: _Target, /) -> BackgroundThread: ...
-    @overload
-    def background_thread(
-        *,
-        interval: float | None = None,
-        at_fork: _AtFork = "restart",
-        name: str | None = None,
-        args: Iterable[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-        park_timeout: float = 5.0,
-        daemon: bool = True,
-    ) -> Callable[[_Target], BackgroundThread]: ...
-
-
+@overload
+def background_thread(target: _Target, /) -> BackgroundThread: ...
+@overload
+def background_thread(
+    *,
+    interval: float | None = None,
+    at_fork: _AtFork = "restart",
+    name: str | None = None,
+    args: Iterable[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    park_timeout: float = 5.0,
+    daemon: bool = True,
+) -> Callable[[_Target], BackgroundThread]: ...
 def background_thread(target: _Target | None = None, /, **options: Any) -> Any:
     """Decorator: makes the function the target of a BackgroundThread, which it returns and which is not started.
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from forksafe_core import atfork
 
-__all__ = ["end_process"]
+__all__ = ["end_process", "end_with_thread"]
 
 
 def end_process(error: BaseException | None) -> NoReturn:
@@ -33,6 +33,11 @@ def end_process(error: BaseException | None) -> NoReturn:
         if stream is not None and not stream.closed:
             _attempt(stream.flush)
     os._exit(status)
+
+
+def end_with_thread(thread: Any) -> None:
+    """In a child whose main thread is this one of the parent's: what it raises ends the child, as a program ends."""
+    thread._invoke_excepthook = lambda thread: end_process(sys.exc_info()[1])
 
 
 def _attempt(function: object) -> None:

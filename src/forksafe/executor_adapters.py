@@ -23,6 +23,7 @@ from types import FrameType
 from typing import Any
 
 from forksafe.adapters import register_adapter
+from forksafe.ending import end_process, end_with_thread
 from forksafe_core import atfork
 
 __all__: list[str] = []
@@ -64,8 +65,6 @@ class _End:
         self.future = future
 
     def run(self, *context: Any) -> None:
-        from forksafe.ending import end_process
-
         end_process(self.future.exception() if self.future is not None and self.future.done() else None)
 
 
@@ -87,6 +86,7 @@ def _renew(executor: Any) -> None:
         if future is not None:
             settle_inherited(future)
     if threading.current_thread() in threads:
+        end_with_thread(threading.current_thread())
         if own is not None:
             settle_inherited(own, is_here=True)
         work.put(_End(own))

@@ -18,7 +18,7 @@ import os
 import threading
 from concurrent.futures import ThreadPoolExecutor as _StandardExecutor
 from concurrent.futures.thread import BrokenThreadPool
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from forksafe import quiescing
 from forksafe.crews import Crew, is_interpreter_ending
@@ -29,12 +29,10 @@ from forksafe_core import Work, atfork
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import ParamSpec
-
-    P = ParamSpec("P")
 
 __all__ = ["ThreadPoolExecutor"]
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 

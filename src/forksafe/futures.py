@@ -53,7 +53,7 @@ class Future(FutureState[T], _StandardFuture[T]):
         return Condition()
 
     def _inherited(self) -> InheritedFutureError:
-        return _inherited()
+        return inherited_error()
 
     def _remember(self) -> None:
         _remember(self)
@@ -114,7 +114,8 @@ class Future(FutureState[T], _StandardFuture[T]):
             LOGGER.exception("exception calling callback for %r", self)
 
 
-def _inherited() -> InheritedFutureError:
+def inherited_error() -> InheritedFutureError:
+    """What a future that was not done at the fork fails with in a child."""
     return InheritedFutureError(
         "this future was not done when the process forked: it is the parent's, and is not done a second time in "
         "the child. Submit the call in the child if it is wanted there"
@@ -139,7 +140,7 @@ def settle_inherited(future: _StandardFuture[Any], *, is_here: bool = False) -> 
         theirs._waiters = []
     elif not future.done():
         renew_waiters(waiters)
-        future.set_exception(_inherited())
+        future.set_exception(inherited_error())
         _wake(condition)
 
 

@@ -24,6 +24,7 @@ from _weakref import ref
 
 from forksafe.errors import ForkHazardWarning
 from forksafe.locks import Lock, RLock
+from forksafe.vanished import forget_vanished
 from forksafe_core import atfork, held_across_forks, hold_timeout, holder
 
 __all__ = ["Registration", "after_in_child", "after_in_parent", "before", "register_at_fork"]
@@ -270,6 +271,7 @@ def _late() -> None:
         if frame.f_code is _threading_after_fork:
             return  # the interpreter's own child hooks have begun after all; threading puts itself right first
         frame = frame.f_back
+    forget_vanished()
     _run_due_hooks()
 
 

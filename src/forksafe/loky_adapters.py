@@ -26,7 +26,7 @@ def _abandon(executor: Any) -> None:
 
     atfork.keep_alive(dict(vars(executor)))
     manager, pending = executor._executor_manager_thread, executor._pending_work_items
-    children = getattr(sys.modules.get("multiprocessing.process"), "_children", set())
+    children: Any = getattr(sys.modules.get("multiprocessing.process"), "_children", set())
     children.difference_update(executor._processes.values())  # whom multiprocessing joins at exit
     executor._executor_manager_thread = None
     executor._processes, executor._pending_work_items = {}, {}

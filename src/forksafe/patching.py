@@ -3,9 +3,10 @@
 Guarantees: every name through which a Python program makes a lock is replaced, wherever it is bound: in threading,
 _thread and queue, and in each module (and its classes) that took such a name before. isinstance() with the types
 that were there before says yes to the new ones. What exists already and can be reached is protected, or exchanged
-while nobody can hold it; report() lists that, and what was left alone. Thread pools are protected, those there are and
-those that are made. In children the imports and the standard streams that vanished threads were busy with are cured.
-uninstall() puts the names back. What the program connects to is dealt with by connecting.py, if that is asked for.
+while nobody can hold it; report() lists that, and what was left alone. Executors, pools of processes and logging's
+listeners are protected, those there are and those that are made. In children the imports and the standard streams that
+vanished threads were busy with are cured. uninstall() puts the names back. What the program connects to is dealt with
+by connecting.py, if that is asked for.
 
 Not covered: locks that C code makes for itself; names that a function keeps in a default or a closure. Objects made
 while installed stay forksafe's after uninstall().
@@ -62,6 +63,9 @@ _COMPOSED = (
 )
 _MADE = (
     Kind("concurrent.futures.thread", "ThreadPoolExecutor", protect),
+    Kind("concurrent.futures.process", "ProcessPoolExecutor", protect),
+    Kind("multiprocessing.pool", "Pool", protect),
+    Kind("logging.handlers", "QueueListener", protect),
     *(Kind(module, "ProcessPoolExecutor", protect) for module in loky_adapters.MODULES),
 )
 _OUR_TYPES = (locks.Condition, locks.Event, locks.Semaphore, locks.Barrier)

@@ -22,7 +22,16 @@ import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
-from forksafe import executor_adapters, finding, http_pools, library_adapters, loky_adapters, loops
+from forksafe import (
+    executor_adapters,
+    finding,
+    http_pools,
+    library_adapters,
+    loky_adapters,
+    loops,
+    thread_adapters,
+    worker_adapters,
+)
 from forksafe.adapters import OPEN, Adapter, adapter_of, register_adapter
 from forksafe.hooks import register_at_fork
 from forksafe_core import atfork
@@ -32,7 +41,15 @@ __all__ = ["Adapter", "protect", "register_adapter", "unprotect"]
 T = TypeVar("T")
 
 # Imported for the adapters that they register.
-_TEACHERS = (executor_adapters, http_pools, library_adapters, loky_adapters, loops)
+_TEACHERS = (
+    executor_adapters,
+    http_pools,
+    library_adapters,
+    loky_adapters,
+    loops,
+    thread_adapters,
+    worker_adapters,
+)
 
 
 class _Protection:

@@ -2,8 +2,11 @@ from collections.abc import Callable
 from types import GenericAlias
 from typing import Any, Generic, TypeVar, final
 
+from typing_extensions import disjoint_base
+
 _T = TypeVar("_T")
 
+@disjoint_base
 class FutureState(Generic[_T]):
     _result: _T | None
     _exception: BaseException | None

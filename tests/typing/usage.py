@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import socket
 import threading
 from collections.abc import Callable, Generator, Iterator
@@ -248,6 +249,33 @@ checked = forksafe.ConnectionPool(
     connect_anew, max_size=None, min_size=1, check=socket.socket.getpeername, reset=None, close=socket.socket.close
 )
 checked.close()
+
+
+# Executors and threads.
+
+executor = forksafe.ThreadPoolExecutor(4, "worker", fork_grace=2.5)
+assert_type(executor.submit(pow, 2, 5).result(timeout=1), int)
+assert_type(executor.submit(str, 5), "forksafe.Future[str]")
+assert_type(list(executor.map(str, [1, 2], timeout=3)), "list[str]")
+as_standard: concurrent.futures.Executor = executor
+future: concurrent.futures.Future[str] = executor.submit(str, 5)
+with forksafe.ProcessPoolExecutor(2, restart=True) as workers:
+    assert_type(workers.submit(str, 5), "forksafe.Future[str]")
+broken: type[concurrent.futures.BrokenExecutor] = forksafe.InheritedFutureError
+with forksafe.quiesce(2.0, strict=True) as busy:
+    assert_type(busy[0].where, str)
+
+
+@forksafe.background_thread(interval=10)
+def flush() -> None: ...
+
+
+assert_type(flush, forksafe.BackgroundThread)
+assert_type(flush.stop(5), bool)
+flush.start()
+assert_type(forksafe.get_start_method(), str)
+process = forksafe.get_context().Process(target=print, daemon=True)
+assert_type(process.exitcode, "int | None")
 
 
 # The rest.

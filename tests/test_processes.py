@@ -1,0 +1,325 @@
+"""get_context() and get_start_method(): how processes are started, and what they and the context can be used for."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import ctypes
+import multiprocessing
+import os
+import pickle
+import sys
+import threading
+
+import pytest
+from process_helpers import CONTEXT, LIMIT, LINUX, Among, answer, ask, in_thread, linux
+
+from forksafe import processes
+from forksafe.processes import get_context, get_start_method
+from forksafe.testing import run_in_child
+
+
+@pytest.fixture
+def patient(monkeypatch):
+    """However long the system takes to have done with a thread that has been joined."""
+    monkeypatch.setattr(processes, "SETTLE_TIMEOUT", LIMIT)
+
+
+# How a process can be started
+
+
+@linux
+def test_one_thread():
+    assert run_in_child(get_start_method) == "fork"
+    assert run_in_child(CONTEXT.get_start_method) == "fork"
+
+
+@linux
+def test_a_thread():
+    def child():
+        with Among():
+            return get_start_method(), CONTEXT.get_start_method()
+
+    assert run_in_child(child, LIMIT) == ("forkserver", "forkserver")
+
+
+@linux
+def test_a_thread_that_has_ended(patient):
+    def child():
+        for _ in range(20):
+            with Among():
+                pass
+        return get_start_method()
+
+    assert run_in_child(child, LIMIT) == "fork"
+
+
+@linux
+def test_a_native_thread():
+    """The control is what Python knows of."""
+
+    def child():
+        libc = ctypes.CDLL(None)
+        assert libc.pthread_create(ctypes.byref(ctypes.c_ulong()), None, libc.pause, None) == 0
+        return threading.active_count(), get_start_method()
+
+    assert run_in_child(child, LIMIT) == (1, "forkserver")
+
+
+def test_no_forkserver(monkeypatch):
+    monkeypatch.setattr(multiprocessing, "get_all_start_methods", lambda: ["fork", "spawn"])
+    with Among():
+        assert get_start_method() == "spawn"
+    monkeypatch.setattr(multiprocessing, "get_all_start_methods", lambda: ["spawn"])
+    assert run_in_child(get_start_method) == "spawn"
+
+
+def test_threads_that_cannot_be_counted(monkeypatch):
+    def no_proc(path, **_):
+        raise FileNotFoundError(path)
+
+    def child():
+        monkeypatch.setattr(os, "stat", no_proc)
+        try:
+            return get_start_method()
+        finally:
+            monkeypatch.undo()
+
+    assert run_in_child(child, LIMIT) == "forkserver"
+
+
+def test_it_is_a_context():
+    assert isinstance(CONTEXT, multiprocessing.context.BaseContext)
+    assert get_context() is CONTEXT and CONTEXT.get_context() is CONTEXT
+    assert pickle.loads(pickle.dumps(CONTEXT)) is CONTEXT
+    assert CONTEXT.get_context("spawn") is multiprocessing.get_context("spawn")
+    with pytest.raises(ValueError, match="start method"):
+        CONTEXT.set_start_method("fork")
+
+
+@linux
+def test_decided_at_each_start(patient):
+    def child():
+        methods = [ask()[0]]
+        with Among():
+            methods.append(ask()[0])
+        methods.append(ask()[0])
+        return methods
+
+    assert run_in_child(child, LIMIT) == ["fork", "forkserver", "fork"]
+
+
+@linux
+def test_what_only_fork_can_pass():
+    def child():
+        (method, (_, parent)) = ask(lambda writer: answer(writer))
+        return method, parent == os.getpid()
+
+    assert run_in_child(child, LIMIT) == ("fork", True)
+
+
+def test_what_cannot_be_pickled():
+    reader, _ = CONTEXT.Pipe(False)
+    before = len(os.listdir("/dev/fd"))
+    with Among(), pytest.raises((AttributeError, pickle.PicklingError), match="lambda") as raised:
+        CONTEXT.Process(target=lambda: reader, daemon=True).start()
+    if sys.version_info >= (3, 11):
+        assert "must be picklable" in raised.value.__notes__[0]
+    raised = None
+    if multiprocessing.resource_tracker._resource_tracker._fd is not None:
+        assert len(os.listdir("/dev/fd")) <= before + 4  # forkserver's and the tracker's own
+
+
+def test_spawned(monkeypatch):
+    monkeypatch.setattr(processes, "get_start_method", lambda: "spawn")
+    method, (pid, parent) = ask()
+    assert method == "spawn" and parent == os.getpid() and pid != parent
+
+
+def test_not_twice_and_not_by_others():
+    process = CONTEXT.Process(target=int)
+
+    def child():
+        with pytest.raises(AssertionError, match="created by current process"):
+            process.start()
+
+    run_in_child(child, LIMIT)
+    process.start()
+    with pytest.raises(AssertionError, match="twice"):
+        process.start()
+    process.join(LIMIT)
+    process.close()
+    with pytest.raises(ValueError, match="closed"):
+        process.start()
+
+
+@linux
+def test_nothing_stays_open():
+    def child():
+        ask(daemon=True)
+        with Among():
+            ask(daemon=True)
+            before = os.listdir("/dev/fd")
+            ask(daemon=True)
+        ask(daemon=True)
+        return before == os.listdir("/dev/fd")
+
+    assert run_in_child(child, LIMIT)
+
+
+lock = threading.Lock()
+
+
+def take_lock(connection):
+    with lock:
+        connection.send(os.getpid())
+
+
+CONTEXTS = {"forksafe": lambda: CONTEXT, "the control": lambda: multiprocessing.get_context("fork")}
+
+
+@pytest.mark.parametrize("name", list(CONTEXTS))
+def test_a_lock_that_a_thread_holds(name, busy):
+    holder = busy(lock.acquire, lock.release)
+    reader, writer = CONTEXT.Pipe(False)
+    process = CONTEXTS[name]().Process(target=take_lock, args=(writer,))
+    process.start()
+    try:
+        answered = reader.poll(LIMIT if name == "forksafe" else 1)
+    finally:
+        process.kill()
+        process.join(LIMIT)
+        holder.end()
+    assert answered == (name == "forksafe")
+
+
+# What contexts are used for
+
+
+def square(number):
+    return number * number
+
+
+def use_everything(queue, simple, joinable, event, barrier, condition, semaphore, bounded, value, array, shared):
+    with condition, semaphore, bounded:
+        value.value += 1
+        array[0] += 1
+        shared["pid"] = os.getpid()
+    queue.put(os.getpid())
+    simple.put(os.getpid())
+    joinable.get()
+    joinable.task_done()
+    event.set()
+    barrier.wait(LIMIT)
+
+
+def use_context():
+    with CONTEXT.Manager() as manager:
+        shared, joinable = manager.dict(), CONTEXT.JoinableQueue()
+        queue, simple, event, barrier = CONTEXT.Queue(), CONTEXT.SimpleQueue(), CONTEXT.Event(), CONTEXT.Barrier(2)
+        value, array = CONTEXT.Value("i", 1), CONTEXT.Array("i", [1, 2])
+        locks = CONTEXT.Condition(CONTEXT.RLock()), CONTEXT.Semaphore(1), CONTEXT.BoundedSemaphore(1)
+        everything = (queue, simple, joinable, event, barrier, *locks, value, array, shared)
+        process = CONTEXT.Process(target=use_everything, args=everything)
+        joinable.put(1)
+        process.start()
+        assert queue.get(timeout=LIMIT) == simple.get() == process.pid
+        assert event.wait(LIMIT)
+        joinable.join()
+        barrier.wait(LIMIT)
+        process.join(LIMIT)
+        assert (process.exitcode, value.value, array[0], shared["pid"]) == (0, 2, 2, process.pid)
+        queue.close()
+        queue.join_thread()
+    with CONTEXT.Pool(2) as pool:
+        assert pool.map(square, range(5)) == [0, 1, 4, 9, 16]
+    with concurrent.futures.ProcessPoolExecutor(2, mp_context=CONTEXT) as pool:
+        assert list(pool.map(square, range(5))) == [0, 1, 4, 9, 16]
+
+
+def test_used_everywhere_from_one_thread():
+    run_in_child(use_context, LIMIT)
+
+
+def test_used_everywhere_among_threads():
+    def child():
+        with Among():
+            use_context()
+
+    run_in_child(child, LIMIT)
+
+
+def test_used_everywhere_in_a_worker_thread():
+    in_thread(use_context)
+
+
+def hold(connection, given):
+    with given:
+        connection.send("held")
+
+
+@pytest.mark.parametrize("name", list(CONTEXTS))
+def test_a_lock_made_before_the_threads(name):
+    """The control is a lock of the standard fork context, which another process cannot find."""
+
+    def child():
+        given = CONTEXTS[name]().Lock()
+        with Among():
+            return ask(hold, given)
+
+    if name == "forksafe":
+        assert run_in_child(child, LIMIT)[1] == "held"
+    else:
+        with pytest.raises((RuntimeError, EOFError)):
+            run_in_child(child, LIMIT)
+
+
+# Daemonic processes have children
+
+
+def have_children(connection, context):
+    try:
+        process = context.Process(target=int)
+        process.start()
+        process.join(LIMIT)
+        connection.send(process.exitcode)
+    except AssertionError as error:
+        connection.send(str(error))
+
+
+def test_a_daemonic_process_has_children():
+    method, said = ask(have_children, CONTEXT, daemon=True)
+    assert (method, said) == ("forkserver" if threading.active_count() > 1 or not LINUX else method, 0)
+    assert run_in_child(lambda: ask(have_children, CONTEXT, daemon=True)[1], LIMIT) == 0
+
+
+def test_control_the_standard_ones_have_none():
+    said = ask(have_children, multiprocessing.get_context("spawn"), daemon=True)[1]
+    assert said == "daemonic processes are not allowed to have children"
+
+
+def start_one(_):
+    process = CONTEXT.Process(target=int)
+    process.start()
+    process.join(LIMIT)
+    return process.exitcode
+
+
+def test_the_workers_of_a_standard_pool_have_children():
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.map(start_one, [1]) == [0]
+
+
+def test_from_a_child_and_a_grandchild():
+    def grandchild():
+        return ask()[0]
+
+    def child():
+        with Among():
+            first = ask()[0]
+        return first, run_in_child(grandchild, LIMIT), in_thread(lambda: ask()[0])
+
+    assert in_thread(lambda: run_in_child(child, LIMIT)) == (
+        "forkserver",
+        "fork" if LINUX else "forkserver",
+        "forkserver",
+    )

@@ -1,0 +1,255 @@
+"""protect() for logging's QueueListener and for threading.Timer: they run in children, too."""
+
+from __future__ import annotations
+
+import logging
+import logging.handlers
+import multiprocessing
+import queue
+import threading
+import time
+
+import pytest
+from conftest import python, script, succeeds
+
+import forksafe
+from forksafe.testing import run_in_child
+
+
+def until(condition, seconds=20):
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    return condition()
+
+
+# QueueListener
+
+
+class Slow(logging.Handler):
+    """Keeps what it is given; the parent's thread can be held inside, with more in the queue."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen, self.inside, self.go = [], threading.Event(), threading.Event()
+        self.go.set()
+
+    def emit(self, record):
+        self.inside.set()
+        self.go.wait(30)
+        self.seen.append(record.getMessage())
+
+
+@pytest.fixture(params=[queue.Queue, queue.SimpleQueue, queue._PySimpleQueue])
+def logged(request):
+    """A logger over a queue, the listener, and the handler at its end."""
+    records, handler = request.param(), Slow()
+    logger = logging.Logger("test")  # noqa: LOG001  # one that nobody else has
+    logger.addHandler(logging.handlers.QueueHandler(records))
+    listener = forksafe.protect(logging.handlers.QueueListener(records, handler))
+    listener.start()
+    yield logger, listener, handler
+    handler.go.set()
+    listener.stop()
+
+
+def test_the_child_writes_its_own(logged, fork):
+    logger, listener, handler = logged
+    logger.warning("the parent's first")
+    assert until(lambda: handler.seen == ["the parent's first"])
+    handler.go.clear()
+    handler.inside.clear()
+    logger.warning("busy with this")
+    assert handler.inside.wait(10)
+    logger.warning("queued in the parent")
+
+    def child():
+        forksafe.generation()
+        handler.go = threading.Event()
+        handler.go.set()
+        handler.seen.clear()
+        logger.warning("the child's")
+        listener.stop()
+        return handler.seen
+
+    assert run_in_child(child, fork=fork) == ["the child's"]
+    handler.go.set()
+    logger.warning("the parent's last")
+    listener.stop()
+    assert handler.seen == ["the parent's first", "busy with this", "queued in the parent", "the parent's last"]
+    listener.start()
+
+
+def test_control_unprotected_the_childs_are_lost():
+    records, handler = queue.Queue(), Slow()
+    logger = logging.Logger("test")  # noqa: LOG001  # one that nobody else has
+    logger.addHandler(logging.handlers.QueueHandler(records))
+    listener = logging.handlers.QueueListener(records, handler)
+    listener.start()
+    try:
+
+        def child():
+            logger.warning("the child's")
+            listener.stop()
+            return handler.seen
+
+        assert run_in_child(child) == []
+    finally:
+        listener.stop()
+
+
+def test_a_listener_that_was_stopped_stays_so():
+    listener = forksafe.protect(logging.handlers.QueueListener(queue.Queue(), Slow()))
+    assert run_in_child(lambda: listener._thread) is None
+    listener.start()
+    listener.stop()
+    assert run_in_child(lambda: listener._thread) is None
+
+
+def test_a_listener_over_a_queue_that_processes_share():
+    """The records are the parent's to write, the child's too."""
+    records, handler = multiprocessing.get_context("fork").Queue(), Slow()
+    listener = forksafe.protect(logging.handlers.QueueListener(records, handler))
+    listener.start()
+
+    def child():
+        logger = logging.Logger("test")  # noqa: LOG001  # one that nobody else has
+        logger.addHandler(logging.handlers.QueueHandler(records))
+        logger.warning("the child's")
+        records.close()
+        records.join_thread()
+        listener.stop()  # returns at once: it is not running here
+        return handler.seen
+
+    try:
+        assert run_in_child(child) == []
+        assert until(lambda: handler.seen == ["the child's"])
+    finally:
+        listener.stop()
+
+
+UNMODIFIED = """
+import atexit, logging, logging.handlers, os, queue, sys
+records = queue.Queue(-1)
+listener = logging.handlers.QueueListener(records, logging.StreamHandler(sys.stdout))
+listener.start()
+atexit.register(listener.stop)
+logging.getLogger().addHandler(logging.handlers.QueueHandler(records))
+pid = os.fork()
+if pid == 0:
+    logging.warning("the child's")
+    sys.exit(7)
+_, status = os.waitpid(pid, 0)
+assert os.waitstatus_to_exitcode(status) == 7
+logging.warning("the parent's")
+"""
+
+
+def test_unmodified_programs(tmp_path):
+    path = script(tmp_path / "program.py", UNMODIFIED)
+    assert succeeds(python("-m", "forksafe", "run", path)) == "the child's\nthe parent's\n"
+    assert succeeds(python("-W", "ignore", path)) == "the parent's\n"
+
+
+# Timer
+
+
+class Repeating(threading.Timer):
+    """As half the world writes it."""
+
+    def run(self):
+        while not self.finished.wait(self.interval):
+            self.function(*self.args, **self.kwargs)
+
+
+@pytest.mark.parametrize("kind", [threading.Timer, Repeating])
+def test_the_child_has_it_running(kind, fork):
+    called = []
+    timer = forksafe.protect(kind(0.05 if kind is Repeating else 3600, called.append, ["called"]))
+    timer.start()
+
+    def child():
+        forksafe.generation()
+        called.clear()
+        alive, daemon = timer.is_alive(), timer.daemon
+        fired = until(lambda: len(called) > 2) if kind is Repeating else called == []
+        timer.cancel()
+        timer.join(20)
+        return alive, daemon, fired, timer.is_alive()
+
+    assert run_in_child(child, 30, fork=fork) == (True, True, True, False)
+    assert timer.is_alive()
+    timer.cancel()
+    timer.join(20)
+    assert run_in_child(lambda: timer.is_alive()) is False
+
+
+def test_its_time_begins_anew_in_the_child():
+    fired = threading.Event()
+    timer = forksafe.protect(threading.Timer(0.5, fired.set))
+    timer.start()
+    assert run_in_child(lambda: fired.wait(20)) is True
+    assert fired.wait(20)
+    timer.join(20)
+    assert run_in_child(lambda: timer.is_alive()) is False, "it has finished"
+
+
+def test_control_unprotected_it_never_fires():
+    fired = threading.Event()
+    timer = threading.Timer(0.2, fired.set)
+    timer.start()
+    assert run_in_child(lambda: (timer.is_alive(), fired.wait(1))) == (False, False)
+    timer.join(20)
+    assert fired.is_set()
+
+
+def test_cancelled_ones_are_left_alone():
+    cancelled = forksafe.protect(threading.Timer(3600, print))
+    cancelled.start()
+    cancelled.cancel()
+    assert run_in_child(cancelled.is_alive) is False
+    cancelled.join(20)
+    assert run_in_child(cancelled.is_alive) is False
+
+
+def test_a_timer_that_forks_goes_on(tmp_path):
+    succeeds(python("-W", "ignore", script(tmp_path / "program.py", """
+        import forksafe, os, threading
+        forked = []
+        class Repeating(threading.Timer):
+            def run(self):
+                while not self.finished.wait(self.interval):
+                    self.function()
+        def fork():
+            if not forked:
+                forked.append(os.fork())
+            elif forked == [0]:
+                os._exit(7)
+            else:
+                timer.cancel()
+        timer = forksafe.protect(Repeating(0.01, fork))
+        timer.start()
+        timer.join(20)
+        assert os.waitstatus_to_exitcode(os.waitpid(forked[0], 0)[1]) == 7
+    """)))  # fmt: skip
+
+
+def test_a_child_does_not_wait_for_it_at_its_end(tmp_path):
+    succeeds(python("-W", "ignore", script(tmp_path / "program.py", """
+        import forksafe, os, sys, threading
+        timer = forksafe.protect(threading.Timer(3600, print))
+        timer.start()
+        pid = os.fork()
+        if pid == 0:
+            sys.exit(7)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+        timer.cancel()
+    """)))  # fmt: skip
+
+
+def test_unprotect():
+    timer = forksafe.unprotect(forksafe.protect(threading.Timer(3600, print)))
+    timer.start()
+    assert run_in_child(timer.is_alive) is False
+    timer.cancel()
+    timer.join(20)

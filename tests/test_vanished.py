@@ -1,0 +1,76 @@
+"""The child of a fork made by C ends, although the parent has threads that are no daemons."""
+
+from __future__ import annotations
+
+import pytest
+from conftest import FORKS, SYS_CLONE, python, script, succeeds
+
+PROGRAM = """
+import ctypes, os, signal, sys, threading, time
+libc = ctypes.PyDLL(None)
+fork = {{
+    "os.fork": os.fork, "C fork": libc.fork, "_Fork": getattr(libc, "_Fork", None),
+    "raw clone": lambda: libc.syscall({clone}, signal.SIGCHLD, 0, 0, 0, 0),
+}}[{fork!r}]
+sys.setswitchinterval(100)  # nobody asks for the GIL while it is forked
+go = threading.Event()
+thread = threading.Thread(target=go.wait, args=(60,))
+thread.start()
+time.sleep(0.1)
+
+def main():
+    {who}
+
+def child():
+    signal.alarm(20)
+    {first}
+    mine = threading.Thread(target=lambda: (time.sleep(0.2), os.write(1, b"waited for\\n")))
+    mine.start()
+    sys.exit(7)
+
+def forks():
+    pid = fork()
+    if pid == 0:
+        child()
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+    go.set()
+
+main()
+"""
+
+
+def run(tmp_path, fork, who="forks()", first="import forksafe; forksafe.generation()"):
+    path = script(tmp_path / "program.py", PROGRAM.format(fork=fork, clone=SYS_CLONE, who=who, first=first))
+    return python("-W", "ignore", "-c", f"import forksafe; exec(open({path!r}).read())")
+
+
+@pytest.mark.parametrize("fork", FORKS)
+def test_it_ends_and_waits_for_its_own(tmp_path, fork):
+    assert succeeds(run(tmp_path, fork)) == "waited for\n7\n"
+
+
+@pytest.mark.skipif("C fork" not in FORKS, reason="forks by C are not tested here")
+def test_control_without_a_call_of_forksafe(tmp_path):
+    """Then nothing can find out before threading waits."""
+    assert succeeds(run(tmp_path, "C fork", first="pass")).endswith("-14\n")
+
+
+@pytest.mark.skipif("C fork" not in FORKS, reason="forks by C are not tested here")
+def test_it_is_told_of_once(tmp_path):
+    succeeds(python("-W", "ignore", script(tmp_path / "program.py", """
+        import ctypes, os, sys, threading, time
+        import forksafe
+        sys.setswitchinterval(100)
+        go = threading.Event()
+        thread = threading.Thread(target=go.wait, args=(60,))
+        thread.start()
+        time.sleep(0.1)
+        pid = ctypes.PyDLL(None).fork()
+        if pid == 0:
+            forksafe.generation()
+            alone = threading.enumerate() == [threading.main_thread()]
+            alive = thread.is_alive() and sys.version_info < (3, 13)
+            os._exit(7 if alone and not alive else 3)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+        go.set()
+    """)))  # fmt: skip
