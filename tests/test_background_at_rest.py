@@ -352,7 +352,7 @@ def test_a_fork_within_a_block(tmp_path, fork):
     assert result.stderr == ""
 
 
-def test_a_block_of_a_thread_that_vanished_keeps_nobody_at_rest(make, monkeypatch, no_hazards):
+def test_a_block_of_a_thread_that_vanished_keeps_nobody_at_rest(make, monkeypatch, hazards):
     """In the child; in the parent its fork has waited for the block, as long as forks wait for each other."""
     monkeypatch.setattr(hooks, "GATE_TIMEOUT", 0.05)
     runs, inside, leave = Runs(), threading.Event(), threading.Event()

@@ -53,24 +53,3 @@ def test_it_ends_and_waits_for_its_own(tmp_path, fork):
 def test_control_without_a_call_of_forksafe(tmp_path):
     """Then nothing can find out before threading waits."""
     assert succeeds(run(tmp_path, "C fork", first="pass")).endswith("-14\n")
-
-
-@pytest.mark.skipif("C fork" not in FORKS, reason="forks by C are not tested here")
-def test_it_is_told_of_once(tmp_path):
-    succeeds(python("-W", "ignore", script(tmp_path / "program.py", """
-        import ctypes, os, sys, threading, time
-        import forksafe
-        sys.setswitchinterval(100)
-        go = threading.Event()
-        thread = threading.Thread(target=go.wait, args=(60,))
-        thread.start()
-        time.sleep(0.1)
-        pid = ctypes.PyDLL(None).fork()
-        if pid == 0:
-            forksafe.generation()
-            alone = threading.enumerate() == [threading.main_thread()]
-            alive = thread.is_alive() and sys.version_info < (3, 13)
-            os._exit(7 if alone and not alive else 3)
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
-        go.set()
-    """)))  # fmt: skip

@@ -4,7 +4,7 @@ How this package is laid out, lowest first; each file's contract is at its top:
 
   errors.py      every exception and warning
   locks.py       Lock, RLock, Condition, Event, Barrier, Semaphore, BoundedSemaphore, local
-  vanished.py    threading told which threads are not there, after a fork by C
+  vanished.py    the end of a child of a fork by C, where threading knows nothing of the fork
   hooks.py       register_at_fork, before, after_in_parent, after_in_child
   descriptors.py close_on_fork, keep_on_fork
   finding.py     which descriptors a value has; finders.py: what is known of drivers

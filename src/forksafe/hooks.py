@@ -24,7 +24,7 @@ from _weakref import ref
 
 from forksafe.errors import ForkHazardWarning
 from forksafe.locks import Lock, RLock
-from forksafe.vanished import forget_vanished
+from forksafe.vanished import note_fork_by_c
 from forksafe_core import atfork, held_across_forks, hold_timeout, holder
 
 __all__ = ["Registration", "after_in_child", "after_in_parent", "before", "register_at_fork"]
@@ -271,7 +271,10 @@ def _late() -> None:
         if frame.f_code is _threading_after_fork:
             return  # the interpreter's own child hooks have begun after all; threading puts itself right first
         frame = frame.f_back
-    forget_vanished()
+    try:
+        note_fork_by_c()
+    except Exception as error:  # whoever takes a lock just now is not to fail for it
+        atfork.write_unraisable(error, note_fork_by_c)
     _run_due_hooks()
 
 

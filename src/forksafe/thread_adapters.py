@@ -26,7 +26,7 @@ from typing import Any
 
 from forksafe.adapters import register_adapter
 from forksafe.ending import end_process, end_with_thread
-from forksafe.vanished import Nobody, was_alive
+from forksafe.vanished import Nobody
 from forksafe_core import atfork
 
 __all__: list[str] = []
@@ -36,7 +36,7 @@ _ALIVE = "_forksafe_alive"  # an attribute: was its thread alive when the proces
 
 def _note_alive(obj: Any, thread: Any) -> None:
     """Asked before the fork, or after one by C: only then can it be told."""
-    vars(obj)[_ALIVE] = was_alive(thread)
+    vars(obj)[_ALIVE] = thread is not None and thread.is_alive()
 
 
 # QueueListener

@@ -1,13 +1,13 @@
-"""forget_vanished(): threading told, in the child of a fork made by C, which threads are not there.
+"""note_fork_by_c(): the child of a fork made by C ends, although threading does not know which threads are not there.
 
 After os.fork threading finds out by itself. After a fork by C it takes all of the parent's threads for alive, and waits
-for those that are no daemons when the interpreter ends: for ever. Here the child ends as one of os.fork does.
+for those that are no daemons when the interpreter ends: for ever. Here the child ends as one of os.fork does. Threads
+that existed at the fork are never freed in it.
 
-Why that survives fork: who is there is asked of the system; the thread that forked is the first of its process.
+Why that survives fork: who is there is asked of the system, and when the child ends. Until then nothing is done that
+could let the GIL go, for after such a fork the interpreter may hang where it does.
 
-Threads that existed at the fork are never freed there.
-
-Not covered: join() of such a thread from CPython 3.13 on, whose handle cannot be told that it has ended.
+Not covered: is_alive() and join() of a thread that vanished are what they were in the parent.
 """
 
 from __future__ import annotations
@@ -17,23 +17,31 @@ import threading
 
 from forksafe_core import atfork
 
-__all__ = ["Nobody", "forget_vanished", "was_alive"]
+__all__ = ["Nobody", "note_fork_by_c"]
 
 TYPE_CHECKING = False  # importing typing takes longer than all the rest
 if TYPE_CHECKING:
     from typing import Any
 
 
-_gone: list[Any] = []  # in the child of a fork by C
+_there: list[Any] = []  # the threads that existed when the fork was noticed; kept for good
 
 
-def was_alive(thread: threading.Thread | None) -> bool:
-    """Asked before the fork, or in the child of one by C: did it run when the process forked?"""
-    return thread is not None and (thread.is_alive() or any(each is thread for each in _gone))
+def note_fork_by_c() -> None:
+    """Called in the child, by whichever thread finds out."""
+    module: Any = threading
+    # From CPython 3.13 on who frees one would ask the system to give up a thread that is not there, and may crash.
+    # The references are copied in one step, for others may be starting threads.
+    _there[:] = [reference() for reference in list(module._dangling.data)]
+    atfork.keep_alive(list(_there))
+    try:
+        module._register_atexit(_forget_vanished)
+    except RuntimeError:  # the interpreter is ending already
+        _forget_vanished()
 
 
-def forget_vanished() -> None:
-    """Called by whichever thread finds out about the fork; nothing is done if it cannot tell who has forked."""
+def _forget_vanished() -> None:
+    """At the child's end, before threading waits. Nothing is done if it cannot be told who has forked."""
     module: Any = threading
     if threading.get_native_id() == os.getpid():
         survivor = threading.get_ident()
@@ -41,23 +49,19 @@ def forget_vanished() -> None:
         survivor = atfork.ident_of(atfork.state()["survivor"] or 0)
     if not survivor:
         return
-    # From CPython 3.13 on who frees one would ask the system to give up a thread that is not there, and may crash.
-    atfork.keep_alive(list(module._dangling))
-    for ident, thread in list(module._active.items()):
-        if ident != survivor and not os.path.exists(f"/proc/self/task/{thread.native_id}"):
-            del module._active[ident]
-            _gone.append(thread)
-            _mark_ended(module, thread)
+    for thread in _there:
+        # A thread of the child's own may have the ident of one that vanished.
+        if thread is None or thread.ident == survivor or os.path.exists(f"/proc/self/task/{thread.native_id}"):
+            continue
+        if module._active.get(thread.ident) is thread:
+            del module._active[thread.ident]
+        lock = getattr(thread, "_tstate_lock", None)  # up to CPython 3.12
+        if lock is not None:
+            module._shutdown_locks.discard(lock)
+            atfork.keep_alive(lock)
+            thread._tstate_lock, thread._is_stopped = None, True
     if hasattr(module, "_thread_shutdown"):  # from CPython 3.13 on
         module._thread_shutdown = _wait_for_the_others
-
-
-def _mark_ended(module: Any, thread: Any) -> None:
-    lock = getattr(thread, "_tstate_lock", None)  # up to CPython 3.12
-    if lock is not None:
-        atfork.keep_alive(lock)
-        module._shutdown_locks.discard(lock)
-        thread._tstate_lock, thread._is_stopped = None, True
 
 
 def _wait_for_the_others() -> None:
