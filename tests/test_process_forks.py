@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from conftest import hangs, python, script, succeeds
+from conftest import SYS_CLONE, hangs, python, script, succeeds
 from process_helpers import METHODS, linux, run_program
 
 CHILD_EXITS = """
@@ -138,3 +138,37 @@ def test_control_the_forkserver_of_a_parent(tmp_path):
 @pytest.mark.parametrize("name", list(FORKED_CHILDREN)[1:])
 def test_control_locks_of_the_servers(tmp_path, name):
     assert hangs(forkserver_program(tmp_path, name, ""))
+
+
+@pytest.mark.skipif(not SYS_CLONE, reason="no raw clone on this platform")
+def test_a_child_that_shares_its_parents_descriptors_closes_none(tmp_path):
+    """And cannot leave their table, as it has a second thread when it notices: the forkserver must live on."""
+    succeeds(python("-W", "ignore", script(tmp_path / "program.py", f"""
+        import _thread, ctypes, multiprocessing, os, signal, sys
+        import forksafe.processes
+
+        def work():
+            pass
+
+        def run():
+            process = multiprocessing.get_context("forkserver").Process(target=work)
+            process.start()
+            process.join(50)
+            assert process.exitcode == 0
+            from multiprocessing.forkserver import _forkserver
+            return _forkserver._forkserver_pid
+
+        if __name__ == "__main__":
+            server = run()
+            sys.setswitchinterval(100)
+            pid = ctypes.PyDLL(None).syscall({SYS_CLONE}, signal.SIGCHLD | 0x400, 0, 0, 0, 0)
+            if pid == 0:
+                signal.alarm(30)
+                lock = _thread.allocate_lock()
+                lock.acquire()
+                _thread.start_new_thread(lock.acquire, ())
+                forksafe.generation()
+                os._exit(7)
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+            assert run() == server
+    """), timeout=60))  # fmt: skip

@@ -212,6 +212,7 @@ class Process(BaseProcess):
             raise
         self._sentinel = self._popen.sentinel
         self._hand_over()
+        _flag_alive_fd()
         del self._target, self._args, self._kwargs  # type: ignore[attr-defined]  # may refer to the process
         _std._children.add(self)
 
@@ -338,10 +339,19 @@ def _renew_servers() -> None:
         return
     server = module._forkserver
     server._lock = threading.Lock()
-    if server._forkserver_pid is not None:
-        os.close(server._forkserver_alive_fd)  # else the parent's would live on with this process
-        server._forkserver_pid = server._forkserver_alive_fd = server._forkserver_address = None
+    server._forkserver_pid = server._forkserver_alive_fd = server._forkserver_address = None
+
+
+def _flag_alive_fd() -> None:
+    """Of a forkserver: it lives as long as somebody has that open, and a child must not be one of them.
+
+    The child does not close it: it may share its table of descriptors with the parent.
+    """
+    server: Any = getattr(sys.modules.get("multiprocessing.forkserver"), "_forkserver", None)
+    if server is not None and server._forkserver_alive_fd is not None:
+        with contextlib.suppress(OSError):
+            atfork.flag(server._forkserver_alive_fd)
 
 
 _context = Context()
-register_at_fork(after_in_child=_after_in_child)
+register_at_fork(before=_flag_alive_fd, after_in_child=_after_in_child)
