@@ -124,6 +124,24 @@ class ProcessPoolExecutor(_StandardExecutor):
             if crew.ended:
                 self._crew = None  # what it still refers to is of no use to anybody
 
+    if sys.version_info >= (3, 14):
+
+        def terminate_workers(self) -> None:
+            """Send the workers SIGTERM, and take no more work. In a child the parent's are left alone."""
+            self._end_workers("terminate_workers")
+
+        def kill_workers(self) -> None:
+            """Send the workers SIGKILL, and take no more work. In a child the parent's are left alone."""
+            self._end_workers("kill_workers")
+
+    def _end_workers(self, how: str) -> None:
+        with self._lock:
+            self._shutdown = True
+            crew = self._crew
+        if crew is not None and not crew.inherited:
+            crew.note()
+            getattr(crew.inner, how)()
+
     @property
     def _processes(self) -> dict[int, Any]:  # type: ignore[override]  # what others look at
         crew = self._crew
@@ -203,8 +221,12 @@ class _Crew:
     def ended(self) -> bool:
         return self._manager is not None and not self._manager.is_alive()
 
-    def shutdown(self, wait: bool, cancel_futures: bool) -> None:
+    def note(self) -> None:
+        """What the standard executor forgets when it is shut down."""
         self._manager, self._processes = self.manager, self.processes
+
+    def shutdown(self, wait: bool, cancel_futures: bool) -> None:
+        self.note()
         self.inner.shutdown(wait, cancel_futures=cancel_futures)
         if self.ended:
             _crews.discard(self)
