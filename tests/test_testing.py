@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from servers import keepers
@@ -20,10 +21,17 @@ from forksafe import testing
 from forksafe.testing import ChildError, ChildTimeout, run_in_child
 
 
+def _multiprocessings() -> set[int]:
+    forkserver: Any = sys.modules.get("multiprocessing.forkserver")
+    tracker: Any = sys.modules.get("multiprocessing.resource_tracker")
+    found = {forkserver and forkserver._forkserver._forkserver_pid, tracker and tracker._resource_tracker._pid}
+    return {pid for pid in found if pid}
+
+
 def children() -> int:
-    """Children of this process, dead ones included, without those that run the servers of other tests."""
-    if keepers and os.path.isdir("/proc/self"):
-        return len({pid for pid, parent in processes() if parent == os.getpid()} - keepers)
+    """Children of this process, dead ones included, without the servers of other tests and multiprocessing's."""
+    if os.path.isdir("/proc/self"):
+        return len({pid for pid, parent in processes() if parent == os.getpid()} - keepers - _multiprocessings())
     try:
         return int(os.waitpid(-1, os.WNOHANG)[0] == 0)
     except ChildProcessError:
