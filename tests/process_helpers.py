@@ -104,7 +104,7 @@ class Gated:
 
 
 HEADER = f"""
-import ctypes, multiprocessing, os, signal, sys, threading, time
+import ctypes, glob, multiprocessing, os, signal, sys, threading, time
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from forksafe import processes
 from forksafe.processes import get_context, get_start_method
@@ -112,11 +112,15 @@ context = get_context()
 LIMIT = 50
 
 def is_alive(pid):
+    # One whose main thread has ended has that state, too, while others of its threads live.
+    return any(state_of(path) not in "ZX" for path in glob.glob(f"/proc/{{pid}}/task/*/stat"))
+
+def state_of(path):
     try:
-        with open(f"/proc/{{pid}}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] not in "ZX"
+        with open(path) as file:
+            return file.read().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
-        return False
+        return "X"
 
 def ends(pid):
     deadline = time.monotonic() + LIMIT
