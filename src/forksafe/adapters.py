@@ -6,6 +6,7 @@ known base is. register_adapter() adds to it. Here are the standard library's ty
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
@@ -18,7 +19,7 @@ from typing import Any
 
 from forksafe import locks
 
-__all__ = ["OPEN", "Adapter", "Flag", "adapter_of", "part", "register_adapter"]
+__all__ = ["OPEN", "Adapter", "Flag", "adapter_of", "drained", "part", "register_adapter"]
 
 Flag = Callable[[object], object]
 
@@ -87,6 +88,15 @@ def _locks_of(obj: Any) -> list[Any]:
 
 
 OPEN = Adapter(_locks_of, connections=lambda obj: [obj])  # psycopg's connections have a lock, for one
+
+
+def drained(items: Any) -> list[Any]:
+    """What lies in a queue, which is empty then. For a child: nobody else is there to put or to get."""
+    taken = []
+    with contextlib.suppress(queue.Empty):
+        while True:
+            taken.append(items.get_nowait())
+    return taken
 
 
 def part(*names: str) -> Callable[[Any], list[Any]]:

@@ -17,7 +17,7 @@ from forksafe_core import atfork
 __all__ = ["end_process", "end_with_thread"]
 
 
-def end_process(error: BaseException | None) -> NoReturn:
+def end_process(error: BaseException | None = None) -> NoReturn:
     """End this process: with status 0, as SystemExit says, or with a traceback and status 1.
 
     Waits for the child's other threads that are no daemons, runs atexit functions, writes out stdout and stderr.

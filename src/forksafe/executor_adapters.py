@@ -15,14 +15,13 @@ with status 0.
 
 from __future__ import annotations
 
-import contextlib
 import queue
 import sys
 import threading
 from types import FrameType
 from typing import Any
 
-from forksafe.adapters import register_adapter
+from forksafe.adapters import drained, register_adapter
 from forksafe.ending import end_process, end_with_thread
 from forksafe_core import atfork
 
@@ -82,7 +81,8 @@ def _renew(executor: Any) -> None:
     for thread in threads:
         joined.pop(thread, None)  # whom the interpreter wakes and joins at exit
     own = running.pop(threading.get_ident(), None)
-    for future in [*_taken_out(work), *running.values()]:
+    waiting = [getattr(item, "future", None) for item in drained(work)]
+    for future in [*waiting, *running.values()]:
         if future is not None:
             settle_inherited(future)
     if threading.current_thread() in threads:
@@ -90,14 +90,6 @@ def _renew(executor: Any) -> None:
         if own is not None:
             settle_inherited(own, is_here=True)
         work.put(_End(own))
-
-
-def _taken_out(work: Any) -> list[Any]:
-    futures = []
-    with contextlib.suppress(queue.Empty):
-        while True:
-            futures.append(getattr(work.get_nowait(), "future", None))
-    return futures
 
 
 register_adapter("concurrent.futures.thread.ThreadPoolExecutor", held=_look_who_runs, reset=_renew)

@@ -241,7 +241,8 @@ def unlock_gate(gated: bool) -> None:
 
 def forking_idents() -> set[int]:
     """threading.get_ident() of the threads that fork or quiesce, or wait for another's fork in order to do so."""
-    return {atfork.ident_of(token) for token in [*_passages, *_at_gate]}
+    # In a child those that vanished at the gate are still in its list, and a new thread may have the ident of one.
+    return {atfork.ident_of(token) for token in [*_passages, *_at_gate] if not atfork.gone(token)}
 
 
 def lock_across_forks() -> list[Any]:

@@ -15,7 +15,6 @@ vanished for the one to be woken.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import queue
 import sys
@@ -24,7 +23,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from forksafe.adapters import register_adapter
+from forksafe.adapters import drained, register_adapter
 from forksafe.ending import end_process, end_with_thread
 from forksafe.vanished import Nobody
 from forksafe_core import atfork
@@ -63,9 +62,7 @@ def _renew_listener(listener: Any) -> None:
     is_here = thread is not None and thread is threading.current_thread()
     in_process = _is_in_process(records)
     if in_process:
-        with contextlib.suppress(queue.Empty):
-            while True:
-                records.get_nowait()
+        drained(records)
         if hasattr(records, "unfinished_tasks"):
             records.unfinished_tasks = int(is_here)  # which has yet to say that it is done
     if is_here:

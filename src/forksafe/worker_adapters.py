@@ -17,16 +17,14 @@ workers finish what they have.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import queue
 import sys
 import threading
 import weakref
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any
 
-from forksafe.adapters import register_adapter
+from forksafe.adapters import drained, register_adapter
 from forksafe.ending import end_process, end_with_thread
 from forksafe.locks import Lock
 from forksafe.vanished import Nobody
@@ -56,16 +54,6 @@ def _disown_processes() -> None:
     """Whom multiprocessing signals and joins at exit. One that was just being started is known nowhere else."""
     children: Any = getattr(sys.modules.get("multiprocessing.process"), "_children", set())
     children.difference_update([each for each in list(children) if each._parent_pid != os.getpid()])
-
-
-def _end(error: BaseException | None = None) -> NoReturn:
-    end_process(error)
-
-
-def _drop(items: Any) -> None:
-    with contextlib.suppress(queue.Empty):
-        while True:
-            items.get_nowait()
 
 
 # ProcessPoolExecutor: what it has is replaced by nothing, and made by who first takes its lock.
@@ -140,7 +128,7 @@ def _disown_manager(manager: Any) -> None:
     here: Any = threading.current_thread()
     if manager is here:  # a callback has forked; this is what the thread asks next
         end_with_thread(manager)
-        manager.executor_reference = _end
+        manager.executor_reference = end_process
         return
     manager.executor_reference = Nobody()  # the one before it wakes the parent when the executor goes
 
@@ -216,10 +204,10 @@ def _end_after_task(thread: Any, tasks: Any, results: Any) -> None:
     def end() -> None:
         done = results.get_nowait()
         succeeded, value = done[2]
-        _end(None if succeeded else value)
+        end_process(None if succeeded else value)
 
-    _drop(tasks)
-    _drop(results)
+    drained(tasks)
+    drained(results)
     end_with_thread(thread)
     tasks.put((None, None, end, (), {}))
 
@@ -228,7 +216,7 @@ class _EndAfterCallback:
     """In place of where a result takes itself out when its callback has been called."""
 
     def __delitem__(self, job: object) -> None:
-        _end()
+        end_process()
 
 
 def _end_after_callback(thread: Any, pool: dict[str, Any]) -> None:
