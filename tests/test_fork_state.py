@@ -164,7 +164,7 @@ def test_overlapping_forks_from_several_threads(fork, fork_name):
     condition variable is inherited in use), so that child only computes and leaves.
     """
     before = forksafe.generation()
-    start = threading.Barrier(6)
+    start, all_forked = threading.Barrier(6), threading.Barrier(6)
     statuses = []
     interval = sys.getswitchinterval()
 
@@ -179,6 +179,7 @@ def test_overlapping_forks_from_several_threads(fork, fork_name):
             statuses.append(testing._reap(pid, 20))
             if statuses[-1] is None:
                 testing._kill(pid)
+        all_forked.wait(60)  # a thread's end takes locks, the interpreter's and malloc's, that a raw clone leaves held
 
     sys.setswitchinterval(interval if fork_name == "os.fork" else 1000)
     try:
