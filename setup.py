@@ -16,7 +16,7 @@ FLAGS += os.environ.get("FORKSAFE_CFLAGS", "").split()
 LOCK_WORD = [HERE + "lock_word.c", HERE + "parking.c", HERE + "context_methods.c"]
 SOURCES = {
     "_atfork": [HERE + "fork_state.c", HERE + "descriptors.c"],
-    "_locks": [*LOCK_WORD, HERE + "plain_new.c"],
+    "_locks": [*LOCK_WORD, HERE + "plain_new.c", HERE + "lock_tracking.c"],
     "_local": [],
     "_checkout": [HERE + "parking.c", HERE + "context_methods.c"],
     "_futures": [*LOCK_WORD, HERE + "semaphore_word.c"],

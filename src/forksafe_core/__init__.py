@@ -8,6 +8,7 @@ semaphore_word.h/.c  a count that threads wait for, as one word
 permits.h/.c         which thread holds how many of a semaphore's permits
 context_methods.h/.c __enter__ and __exit__ that cost a `with` statement little
 plain_new.h/.c       Lock() without the detour of an ordinary call
+lock_tracking.h/.c   since when a lock is held, while somebody wants to know
 _atfork.pyx          binds fork_state and descriptors
 _locks.pyx           Lock, RLock
 lock_extras.pxi      their on_orphan and hold
@@ -33,7 +34,15 @@ if TYPE_CHECKING or hasattr(_os, "fork"):  # type checkers see the compiled core
         from forksafe_core._checkout import Checkout, Item, Slots, Waiter
         from forksafe_core._futures import FutureState, Work
         from forksafe_core._local import local
-        from forksafe_core._locks import Lock, RLock, held_across_forks, hold_timeout, holder
+        from forksafe_core._locks import (
+            Lock,
+            RLock,
+            held_across_forks,
+            hold_timeout,
+            holder,
+            set_recorder,
+            taken_at,
+        )
         from forksafe_core._semaphores import BoundedSemaphore, Semaphore
     except ImportError as error:
         raise ImportError(
@@ -59,6 +68,8 @@ else:
         hold_timeout,
         holder,
         local,
+        set_recorder,
+        taken_at,
     )
 
     IMPL = "pure"
@@ -80,4 +91,6 @@ __all__ = [
     "hold_timeout",
     "holder",
     "local",
+    "set_recorder",
+    "taken_at",
 ]

@@ -12,8 +12,8 @@ from libc.stdint cimport uint64_t
 
 from forksafe_core.fork_state cimport (
     FS_API_CAPSULE, FS_SURVIVOR_UNKNOWN, atomic_load, atomic_store, fs_api, fs_generation, fs_get_api, fs_gone,
-    fd_flag, fd_is_flagged, fd_next_flagged, fd_tombstone, fd_unflag, fs_ident_of, fs_init, fs_notice, fs_token,
-    fs_wipes,
+    fd_flag, fd_is_flagged, fd_next_flagged, fd_tombstone, fd_unflag, fs_ident_of, fs_init, fs_mark_settled, fs_notice,
+    fs_set_tracking, fs_token, fs_wipes,
 )
 
 cdef extern from "Python.h":
@@ -129,11 +129,12 @@ def set_late_hooks(hooks):
 
 def mark_settled():
     """This process's after_in_child hooks are running or have run. True for the caller that changed it."""
-    fs_notice()
-    if atomic_load(&fs.page.settled):
-        return False
-    atomic_store(&fs.page.settled, 1)
-    return True
+    return fs_mark_settled()
+
+
+def set_tracking(bint on):
+    """From now on, or not any more, have locks note when they are taken; see taken_at()."""
+    fs_set_tracking(on)
 
 
 def exchange_forking(uint64_t token):

@@ -33,6 +33,11 @@ cdef extern from "context_methods.h":
 
 cdef extern from "plain_new.h":
     void make_plain_calls_fast(object type)
+    void record_plain_calls(PyObject *recorder)
+
+cdef extern from "lock_tracking.h" nogil:
+    void lt_note_taken(fs_word *owner)
+    uint64_t lt_taken_at(fs_word *owner)
 
 lw_set_api(<const fs_api *>PyCapsule_Import(FS_API_CAPSULE, 0))
 
@@ -77,6 +82,8 @@ cdef int take(fs_word *word, int64_t deadline) except -1:
         if got == LW_INTERRUPTED:
             Py_MakePendingCalls()  # a handler may raise, or fork
             got = lw_try(owner, self)
+    if got != LW_WOULD_BLOCK and atomic_load(&fs.state.tracking):
+        lt_note_taken(owner)
     return got
 
 
@@ -332,6 +339,23 @@ make_plain_calls_fast(RLock)
 def holder(lock):
     """The token of the thread that holds a Lock or RLock; 0 when nobody does, or its holder vanished in a fork."""
     return holder_of(lw_owner(any_word(lock)))
+
+
+def taken_at(lock):
+    """When a Lock or RLock that is held was taken, as time.monotonic(); None if locks were not tracked then."""
+    cdef fs_word *owner = lw_owner(any_word(lock))
+    cdef uint64_t since = lt_taken_at(owner) if holder_of(owner) else 0
+    return since / 1e9 if since else None
+
+
+def set_recorder(recorder):
+    """Have recorder(lock) called with each Lock and RLock that is made from now on; None: not any more."""
+    global _recorder
+    record_plain_calls(<PyObject *>recorder if recorder is not None else NULL)
+    _recorder = recorder
+
+
+cdef object _recorder = None
 
 
 cdef fs_word *any_word(lock) except NULL:

@@ -32,6 +32,8 @@ __all__ = [
     "hold_timeout",
     "holder",
     "local",
+    "set_recorder",
+    "taken_at",
 ]
 
 _make: dict[str, Callable[[], Any]] = {"Lock": threading.Lock, "RLock": threading.RLock}
@@ -95,6 +97,14 @@ def hold_timeout(lock: object) -> None:
     return None
 
 
+def taken_at(lock: object) -> None:
+    return None
+
+
+def set_recorder(recorder: object) -> None:
+    return None
+
+
 def held_across_forks() -> list[Any]:
     return []
 
@@ -142,6 +152,7 @@ atfork = types.SimpleNamespace(
     keep_alive=lambda obj: None,
     set_late_hooks=lambda hooks: None,
     mark_settled=lambda: False,
+    set_tracking=lambda on: None,
     exchange_forking=lambda token: 0,
     write_unraisable=_write_unraisable,
 )

@@ -52,7 +52,10 @@ static void become_child(uint64_t generation, uint64_t survivor, int own_descrip
     atomic_store(&state.survivor, survivor);
     atomic_store(&state.generation, generation);
     atomic_store(&known_pid, (uint64_t)getpid());
-    if (!wipes) atomic_store(&state.page->settled, 0);
+    if (!wipes) {
+        atomic_store(&state.page->fast, 0);
+        atomic_store(&state.page->settled, 0);
+    }
     atomic_store(&state.page->stamp, generation + 1);
 }
 
@@ -96,6 +99,20 @@ static void notice_late(void) {
 
 void fs_notice(void) {
     if (unnoticed()) notice_late();
+}
+
+int fs_mark_settled(void) {
+    fs_notice();
+    if (atomic_load(&state.page->settled)) return 0;
+    atomic_store(&state.page->settled, 1);
+    atomic_store(&state.page->fast, !atomic_load(&state.tracking));
+    return 1;
+}
+
+void fs_set_tracking(int on) {
+    fs_notice();
+    atomic_store(&state.tracking, on != 0);
+    atomic_store(&state.page->fast, !on && atomic_load(&state.page->settled));
 }
 
 static uint64_t survivor(void) {
@@ -197,6 +214,7 @@ int fs_init(void) {
     state.page = page;
     atomic_store(&known_pid, (uint64_t)getpid());
     atomic_store(&state.page->settled, 1);
+    atomic_store(&state.page->fast, 1);
     atomic_store(&state.page->stamp, 1);
     return pthread_atfork(NULL, NULL, in_child);
 }

@@ -27,7 +27,8 @@ typedef _Atomic uint64_t fs_word;
 /* Lies in a page that is zero in a child: what is nonzero here was said by this very process. */
 typedef struct {
     fs_word stamp;   /* generation + 1, once this process has noticed which generation it is */
-    fs_word settled; /* 1 once the after_in_child hooks have run here, or need not: fast paths ask this */
+    fs_word settled; /* 1 once the after_in_child hooks have run here, or need not */
+    fs_word fast;    /* 1 while that is so and nobody tracks locks: their fast paths ask this */
 } fs_page;
 
 #define FS_SURVIVOR_UNKNOWN UINT64_MAX
@@ -39,6 +40,7 @@ typedef struct {
     fs_word watermark;  /* the last token issued before the fork that made this process */
     fs_word survivor;   /* the token of the thread that forked; 0: it had none; or FS_SURVIVOR_UNKNOWN */
     fs_word forking;    /* the thread between its Python `before` and `after` hooks: its child's hooks will come */
+    fs_word tracking;   /* 1 while it is noted which lock was taken when: then every acquire takes the slow path */
     fs_word late_forks; /* forks in this line of processes that were noticed without a handler */
     fs_word left_shared; /* those of them whose flagged descriptors may be the parent's own: they were let be */
 } fs_state;
@@ -50,6 +52,10 @@ int fs_wipes(void); /* 1 where the kernel wipes the page, 0 where pids are compa
 /* Finds out about a fork that ran no handler. Cheap; every function below calls it. */
 void fs_notice(void);
 uint64_t fs_generation(void);
+
+/* The after_in_child hooks run now, or have run. 1 for the caller that changed it. */
+int fs_mark_settled(void);
+void fs_set_tracking(int on);
 
 /* The calling thread's token, issued at first use. 0: no memory. */
 uint64_t fs_token(void);

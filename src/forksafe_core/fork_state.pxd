@@ -8,6 +8,7 @@ cdef extern from "fork_state.h" nogil:
     ctypedef struct fs_page:
         fs_word stamp
         fs_word settled
+        fs_word fast
 
     ctypedef struct fs_state:
         fs_page *page
@@ -15,6 +16,7 @@ cdef extern from "fork_state.h" nogil:
         fs_word watermark
         fs_word survivor
         fs_word forking
+        fs_word tracking
         fs_word late_forks
         fs_word left_shared
 
@@ -31,6 +33,8 @@ cdef extern from "fork_state.h" nogil:
     int fs_wipes()
     void fs_notice()
     uint64_t fs_generation()
+    bint fs_mark_settled()
+    void fs_set_tracking(bint on)
     uint64_t fs_token()
     int fs_gone(uint64_t token)
     uint64_t fs_ident_of(uint64_t token)

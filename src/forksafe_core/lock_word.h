@@ -43,10 +43,11 @@ static inline fs_word *lw_owner(fs_word *word) {
     return extras ? &extras->owner : word;
 }
 
-/* `settled` is asked so that a child's first acquire finds the slow path, which runs the hooks that are due. */
+/* `fast` is asked so that a child's first acquire finds the slow path, which runs the hooks that are due; and each
+ * acquire while locks are tracked. */
 static inline int lw_take_free(fs_word *word, uint64_t self) {
     uint64_t w = 0;
-    return self && atomic_load_explicit(&fs->page->settled, memory_order_relaxed) &&
+    return self && atomic_load_explicit(&fs->page->fast, memory_order_relaxed) &&
            atomic_compare_exchange_strong_explicit(word, &w, self << LW_SHIFT, memory_order_acquire,
                                                    memory_order_relaxed);
 }
