@@ -31,6 +31,7 @@ from types import FrameType
 from typing import Any
 
 from forksafe import finding
+from forksafe.auditing import PROBE, add_audit_hook, answer
 from forksafe.descriptors import close_on_fork
 from forksafe.hooks import Registration, register_at_fork
 from forksafe.making import Kind, Makers
@@ -51,7 +52,6 @@ _LEFT_ALONE = {
 _NEAR = 4  # frames from connect(): a function between, and what gevent puts there
 
 _on = False
-_hooked = False
 _registration: Registration | None = None
 _connections: dict[int, weakref.ref[Any]] = {}  # of drivers, by id
 
@@ -61,7 +61,7 @@ def install() -> None:
     global _on, _registration
     if _on:
         return
-    _add_audit_hook()
+    add_audit_hook(_audit, "install(connections=True)")
     _on = True
     _registration = register_at_fork(before=_look_again, after_in_child=_connections.clear)
     _makers.begin()
@@ -78,22 +78,13 @@ def uninstall() -> None:
         _registration = None
 
 
-def _add_audit_hook() -> None:
-    """Once for good: it cannot be removed. While nothing is installed it costs a comparison for each event."""
-    if not _hooked:
-        sys.addaudithook(_audit)
-        sys.audit("forksafe.connecting")  # tells whether it is there: a hook that forbids others makes no error
-    if not _hooked:
-        raise RuntimeError("install(connections=True): an audit hook of this program forbids to add another")
-
-
 def _audit(event: str, args: tuple[Any, ...]) -> None:
-    global _hooked
+    """While nothing is installed it costs a comparison for each event."""
     if event == "socket.connect":
         if _on and args and issubclass(type(args[0]), _socket.socket):
             _connects(args[0], sys._getframe(1))
-    elif event == "forksafe.connecting":
-        _hooked = True
+    elif event == PROBE:
+        answer(_audit, args)
 
 
 def _connects(sock: Any, frame: FrameType) -> None:

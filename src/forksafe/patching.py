@@ -28,6 +28,7 @@ from typing import Any
 
 from forksafe import imports, locks, loky_adapters, streams
 from forksafe.hooks import Registration, register_at_fork
+from forksafe.lock_places import COLLECTIONS, NO_OWNERS, describe, is_bookkeeping, locks_of_threads
 from forksafe.making import Kind, Makers
 from forksafe.protecting import protect, unprotect
 
@@ -214,7 +215,7 @@ def _replace_in(installation: _Installation, owner: Any, where: str) -> None:
 
 def _take_care_of_existing(installation: _Installation) -> None:
     """Locks made before: exchanged in the standard library's modules while no thread can hold them, else protected."""
-    done = _locks_of_threads()
+    done = locks_of_threads()
     if threading.active_count() == 1:
         done |= _exchange_module_locks(installation)
     objects = gc.get_objects()
@@ -225,26 +226,12 @@ def _take_care_of_existing(installation: _Installation) -> None:
         elif type(obj) is _SimpleQueue:
             installation.report.left_alone.append("a queue.SimpleQueue: its lock cannot be reached")
     for owner in objects:
-        # A module's dictionary is another of these; CPython 3.12's _asyncio would show objects that it has freed.
-        if issubclass(type(owner), ModuleType):
+        if issubclass(type(owner), (*NO_OWNERS, *COLLECTIONS)):
             continue
         for lock in gc.get_referents(owner):
-            if type(lock) in _STANDARD_LOCKS and id(lock) not in done and not _is_bookkeeping(owner):
+            if type(lock) in _STANDARD_LOCKS and id(lock) not in done and not is_bookkeeping(owner):
                 done.add(id(lock))
-                _take_care_of_lock(installation, lock, _describe(owner, lock))
-
-
-def _is_bookkeeping(owner: Any) -> bool:
-    """Lists of ours, and module locks, as objects or as their dictionaries: imports.py deals with those."""
-    if isinstance(owner, dict):
-        return {"wakeup", "owner", "waiters"} <= owner.keys()
-    return isinstance(owner, list | set) or type(owner).__name__ == "_ModuleLock"
-
-
-def _locks_of_threads() -> set[int]:
-    """threading puts these right itself, and a thread's own stays locked as long as it lives."""
-    threads = [*threading.enumerate(), *threading._dangling]  # type: ignore[attr-defined]
-    return {id(value) for thread in threads for value in vars(thread).values()}
+                _take_care_of_lock(installation, lock, describe(owner, lock))
 
 
 def _exchange_module_locks(installation: _Installation) -> set[int]:
@@ -270,17 +257,3 @@ def _take_care_of_lock(installation: _Installation, lock: Any, where: str) -> No
         installation.protect(lock, where)
     else:
         installation.report.left_alone.append(where)
-
-
-def _describe(owner: Any, lock: Any) -> str:
-    """Where a lock was found: module.name, or the class whose instance has it."""
-    if isinstance(owner, dict):
-        name = next((str(key) for key, value in list(owner.items()) if value is lock), "?")
-        module = owner.get("__name__", owner.get("__module__"))
-        if isinstance(module, str):
-            return f"{module}.{name}"
-        holders = [each for each in gc.get_referrers(owner) if getattr(each, "__dict__", None) is owner]
-        if holders:
-            return f"{type(holders[0]).__module__}.{type(holders[0]).__qualname__}.{name}"
-        return f"?.{name} in a dictionary"
-    return f"{type(owner).__module__}.{type(owner).__qualname__}"
