@@ -61,6 +61,18 @@ CASES = {
         assert issubclass(forksafe.Barrier, threading.Barrier)
         assert forksafe.local is threading.local
     """,
+    "nothing is a hazard": """
+        assert forksafe.hazards() == []
+        with forksafe.guard("raise") as guard:
+            guard.off()
+        raises(ValueError, "guard(action)", forksafe.guard, "shout")
+        raises(ValueError, "hazards(kinds=...)", forksafe.hazards, ["nonsense"])
+        forksafe.track_locks()
+        with forksafe.Lock():
+            pass
+        forksafe.track_locks(False)
+        raises(TypeError, "track_locks()", forksafe.track_locks, 1)
+    """,
     "locks lock": """
         for kind in (forksafe.Lock, forksafe.RLock):
             lock = kind()

@@ -25,20 +25,27 @@ How this package is laid out, lowest first; each file's contract is at its top:
   watching.py    functions called when a module has been imported; making.py: when something has been made
   connecting.py  connections that the program opens, flagged on their own
   patching.py    install(): threading's factories replaced, and back
-  testing.py     run_in_child()
+  hazard.py      hazards(): what a fork would break; seen_threads, seen_locks, seen_modules, seen_executors,
+                 seen_descriptors.py: where they are looked for; tracking.py: track_locks()
+  guarding.py    guard(): warn or veto at fork
+  stuck.py       what a child is blocked on; watchdog.py: FORKSAFE_WATCHDOG
+  testing.py     run_in_child(); pytest_plugin.py
+  examining.py   what the doctor has a program note; doctor.py, doctor_report.py, doctor_page.py: forksafe doctor
   demo.py        forksafe demo
-  cli.py         forksafe run | demo
+  cli.py         forksafe run | doctor | demo
 
 Beside it forksafe_core knows how forks happen; it is compiled. What is rarely used is imported at first use.
 """
 
 from __future__ import annotations
 
+import os as _os
 import sys as _sys
 
 from forksafe.errors import (
     ChildError,
     ChildTimeout,
+    ForkHazardError,
     ForkHazardWarning,
     InheritedConnectionError,
     InheritedResourceError,
@@ -58,6 +65,8 @@ if TYPE_CHECKING:
     from forksafe.executors import ThreadPoolExecutor
     from forksafe.finding import register_finder
     from forksafe.futures import Future, InheritedFutureError
+    from forksafe.guarding import Guard, guard
+    from forksafe.hazard import Hazard, hazards
     from forksafe.patching import install, uninstall
     from forksafe.pool import ConnectionPool, PoolStats
     from forksafe.process_pool import ProcessPoolExecutor
@@ -65,6 +74,7 @@ if TYPE_CHECKING:
     from forksafe.protecting import protect, register_adapter, unprotect
     from forksafe.quiescing import quiesce
     from forksafe.resources import Resource, resource
+    from forksafe.tracking import track_locks
 
 __version__ = "0.1.0"
 
@@ -77,8 +87,11 @@ __all__ = [
     "Condition",
     "ConnectionPool",
     "Event",
+    "ForkHazardError",
     "ForkHazardWarning",
     "Future",
+    "Guard",
+    "Hazard",
     "InheritedConnectionError",
     "InheritedFutureError",
     "InheritedResourceError",
@@ -101,6 +114,8 @@ __all__ = [
     "generation",
     "get_context",
     "get_start_method",
+    "guard",
+    "hazards",
     "install",
     "keep_on_fork",
     "local",
@@ -111,6 +126,7 @@ __all__ = [
     "register_finder",
     "resource",
     "testing",
+    "track_locks",
     "uninstall",
     "unprotect",
 ]
@@ -121,6 +137,8 @@ _at_first_use = {
     "PoolStats": "forksafe.pool",
     "Future": "forksafe.futures",
     "InheritedFutureError": "forksafe.futures",
+    "Guard": "forksafe.guarding",
+    "Hazard": "forksafe.hazard",
     "ProcessPoolExecutor": "forksafe.process_pool",
     "Resource": "forksafe.resources",
     "ThreadPoolExecutor": "forksafe.executors",
@@ -128,6 +146,8 @@ _at_first_use = {
     "close_on_fork": "forksafe.descriptors",
     "get_context": "forksafe.processes",
     "get_start_method": "forksafe.processes",
+    "guard": "forksafe.guarding",
+    "hazards": "forksafe.hazard",
     "install": "forksafe.patching",
     "keep_on_fork": "forksafe.descriptors",
     "protect": "forksafe.protecting",
@@ -135,6 +155,7 @@ _at_first_use = {
     "register_adapter": "forksafe.protecting",
     "register_finder": "forksafe.finding",
     "resource": "forksafe.resources",
+    "track_locks": "forksafe.tracking",
     "uninstall": "forksafe.patching",
     "unprotect": "forksafe.protecting",
 }
@@ -158,6 +179,16 @@ if not TYPE_CHECKING:  # to a type checker it would mean that any name exists
         if name != "testing":
             globals()[name] = getattr(_sys.modules[module], name)
         return globals()[name]
+
+
+def _start_watchdog() -> None:
+    from forksafe import watchdog
+
+    watchdog.start_if_asked()
+
+
+if _os.environ.get("FORKSAFE_WATCHDOG") and hasattr(_os, "fork"):
+    _start_watchdog()
 
 
 def __dir__() -> list[str]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 TYPE_CHECKING = False  # importing typing takes longer than all the rest
 if TYPE_CHECKING:
     from forksafe.futures import InheritedFutureError
+    from forksafe.hazard import Hazard
 
 __all__ = [
     "ChildError",
     "ChildTimeout",
+    "ForkHazardError",
     "ForkHazardWarning",
     "InheritedConnectionError",
     "InheritedFutureError",
@@ -41,6 +43,14 @@ class PoolClosed(RuntimeError):
 
 class PoolTimeout(TimeoutError):
     """A ConnectionPool had no connection to give in time."""
+
+
+class ForkHazardError(RuntimeError):
+    """guard("raise") refused a fork, before anything of it had run. hazards: what it would have broken."""
+
+    def __init__(self, message: str, hazards: list[Hazard]) -> None:
+        super().__init__(message)
+        self.hazards = hazards
 
 
 class ChildError(RuntimeError):

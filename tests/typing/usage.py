@@ -314,3 +314,17 @@ except ChildError as error:
     assert_type(error.status, "int | None")
 problem: TimeoutError = ChildTimeout("x")
 warning: type[RuntimeWarning] = forksafe.ForkHazardWarning
+
+for hazard in forksafe.hazards(["lock", "thread"], severity="warning"):
+    assert_type(hazard, forksafe.Hazard)
+    assert_type(hazard.since, "float | None")
+    assert_type(hazard.as_dict(), "dict[str, Any]")
+with forksafe.guard("raise", kinds=["connection"], modules=["app"], ignore=["app.metrics"]) as guarding:
+    assert_type(guarding, forksafe.Guard)
+    guarding.off()
+try:
+    forksafe.guard(severity="danger")
+except forksafe.ForkHazardError as refused:
+    assert_type(refused.hazards, "list[forksafe.Hazard]")
+forksafe.track_locks()
+forksafe.track_locks(False)

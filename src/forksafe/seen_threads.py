@@ -1,0 +1,157 @@
+"""Hazards that are threads: Python's, by name and line, others' by the name the system has for them, and what they do.
+
+Guarantees: no thread is stopped or asked for anything; what is told of them is a moment old. Threads of forksafe's own
+executors and background threads are looked after and are none.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import sysconfig
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from types import FrameType
+
+from forksafe.hazard import Hazard
+
+__all__ = ["FINDERS", "frames_of", "is_alone", "is_machinery", "other_threads", "place_of", "up_from", "writers"]
+
+_STDLIB = tuple({os.path.normpath(sysconfig.get_paths()[name]) + os.sep for name in ("stdlib", "platstdlib")})
+_OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_SITE = (os.sep + "site-packages" + os.sep, os.sep + "dist-packages" + os.sep)
+_WRITES = {"1": "write", "20": "writev", "44": "sendto", "46": "sendmsg", "74": "fsync", "75": "fdatasync"}
+
+
+def is_alone() -> bool:
+    """Whether this is the only thread of the process, as cheaply as can be told. In the child of a fork by C it is not:
+    the interpreter still has the frames of those that vanished, as they were at the fork."""
+    try:
+        return os.stat("/proc/self/task").st_nlink == 3 and len(sys._current_frames()) == 1
+    except OSError:
+        return threading.active_count() == 1
+
+
+def other_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread is not threading.current_thread()]
+
+
+def frames_of(thread: threading.Thread) -> Iterator[FrameType]:
+    """Innermost first; of a thread that runs, so they may be over already."""
+    return up_from(sys._current_frames().get(thread.ident or 0))
+
+
+def up_from(frame: FrameType | None) -> Iterator[FrameType]:
+    """A frame, its caller and so on."""
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+def place_of(frames: Iterable[FrameType]) -> str:
+    """The line a thread is at: the innermost that is neither the standard library's nor forksafe's, if there is one."""
+    found = list(frames)
+    best = next((frame for frame in found if not is_machinery(frame.f_code.co_filename)), found[0] if found else None)
+    if best is None:
+        return ""
+    return f"{best.f_code.co_filename}:{best.f_lineno} in {best.f_code.co_name}"
+
+
+def is_machinery(filename: str) -> bool:
+    if filename.startswith(("<frozen", _OURS)):
+        return True
+    return filename.startswith(_STDLIB) and not any(site in filename for site in _SITE)
+
+
+def _python_threads() -> Iterable[Hazard]:
+    looked_after = _looked_after()
+    for thread in other_threads():
+        if thread in looked_after:
+            continue
+        frames = list(frames_of(thread))
+        yield Hazard(
+            "thread",
+            "note" if thread.daemon else "warning",
+            f"{'daemon ' if thread.daemon else ''}thread {thread.name!r}",
+            "it is not there in the child, and what it was busy with stays half done there",
+            "start it after the fork, make it a forksafe.BackgroundThread, or start it again in a "
+            "forksafe.after_in_child hook",
+            module=str(frames[-1].f_globals.get("__name__", "")) if frames else "",
+            thread=thread.name,
+            where=place_of(frames),
+        )
+
+
+def _looked_after() -> set[threading.Thread]:
+    """The threads of forksafe's own types."""
+    quiescing = sys.modules.get("forksafe.quiescing")
+    found: set[threading.Thread] = set()
+    for member in list(getattr(quiescing, "_all", ())):
+        found |= set(getattr(member, "_threads", ()))
+        run = getattr(member, "_run", None)
+        if isinstance(run, threading.Thread):
+            found.add(run)
+    return found
+
+
+def _tasks() -> dict[int, str]:
+    """The system's threads by id, with the names it has for them."""
+    names = {}
+    try:
+        for task in os.listdir("/proc/self/task"):
+            with open(f"/proc/self/task/{task}/comm") as file:
+                names[int(task)] = file.read().strip()
+    except OSError:
+        pass
+    return names
+
+
+def _native_threads() -> Iterable[Hazard]:
+    if is_alone():
+        return
+    python = {thread.native_id for thread in threading.enumerate()}
+    native = [name for task, name in _tasks().items() if task not in python and task != os.getpid()]
+    for name in sorted(set(native)):
+        count = native.count(name)
+        yield Hazard(
+            "thread",
+            "warning",
+            f"{count} native thread{'s' * (count > 1)} named {name!r}",
+            "not there in the child; the library that started it may wait for it there, or for a lock that it held",
+            "fork before that library is used, or use forksafe.get_context(), which does not fork then",
+            thread=name,
+        )
+
+
+def writers() -> Iterator[tuple[threading.Thread, int, str]]:
+    """Threads that are inside write() and the like, by what the system says of them: with descriptor and target."""
+    for thread in other_threads():
+        try:
+            with open(f"/proc/self/task/{thread.native_id}/syscall") as file:
+                number, descriptor = file.read().split()[:2]
+            target = os.readlink(f"/proc/self/fd/{int(descriptor, 16)}")
+        except (OSError, ValueError):  # it is running, or has ended
+            continue
+        if number in _WRITES and sys.platform == "linux" and os.uname().machine == "x86_64":
+            yield thread, int(descriptor, 16), target
+
+
+def _writers() -> Iterable[Hazard]:
+    for thread, descriptor, target in writers():
+        yield Hazard(
+            "write",
+            "danger",
+            f"descriptor {descriptor} ({target}), which a thread is writing to",
+            "the file object's own lock is held in the child: writing to it, and closing it, hang there",
+            "forksafe run cures that for the standard streams and log handlers; for others quiesce the thread "
+            "with a forksafe.before hook",
+            thread=thread.name,
+            where=place_of(frames_of(thread)),
+        )
+
+
+FINDERS: dict[Callable[[], Iterable[Hazard]], tuple[str, ...]] = {
+    _python_threads: ("thread",),
+    _native_threads: ("thread",),
+    _writers: ("write",),
+}
