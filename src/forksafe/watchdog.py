@@ -1,0 +1,94 @@
+"""FORKSAFE_WATCHDOG=seconds: a child that is blocked for longer than that says on stderr what it is blocked on, once.
+
+Guarantees: only children watch themselves, each with a daemon thread; the program is not changed, and goes on as it
+would. The report is one write to descriptor 2. What fails in here is reported in one line, and the program goes on.
+
+Why that survives fork: what there was is noted in the parent before each fork; each child starts a thread of its own.
+
+Not covered: children of forks that Python did not make, until forksafe is first called in them. One that computes
+without end is not blocked.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+
+from forksafe.at_fork import AtFork, remember
+from forksafe.hooks import Registration, register_at_fork
+from forksafe.stuck import Stuck, Watch
+from forksafe_core import atfork
+
+__all__ = ["Watchdog", "start", "start_if_asked", "text_of"]
+
+
+_EACH = 20  # forks that are looked at one by one; after that, so that a storm is not slowed down, one a second
+
+
+class Watchdog:
+    """Watches in every child from now on. report: called with what a child is stuck on, once in each."""
+
+    def __init__(self, seconds: float, report: Callable[[Stuck], object]) -> None:
+        self._seconds = seconds
+        self._report = report
+        self._at_fork: AtFork | None = None
+        self._forks, self._looked = 0, 0.0
+        atfork.keep_alive(self)  # hooks hold methods weakly
+        self.registration: Registration = register_at_fork(before=self._before, after_in_child=self._after_in_child)
+
+    def _before(self) -> None:
+        now = time.monotonic()
+        self._forks += 1
+        if self._at_fork is None or self._forks <= _EACH or now - self._looked > 1 or self._at_fork.pid != os.getpid():
+            self._at_fork, self._looked = remember(), time.monotonic()
+
+    def _after_in_child(self) -> None:
+        at_fork = self._at_fork
+        if at_fork is not None and at_fork.pid != os.getpid():
+            threading.Thread(target=self._watch, args=(at_fork,), name="forksafe-watchdog", daemon=True).start()
+
+    def _watch(self, at_fork: AtFork) -> None:
+        watch = Watch(at_fork, self._seconds, threading.current_thread())
+        while True:
+            time.sleep(min(max(self._seconds / 4, 0.05), 1.0))
+            try:
+                found = watch.look()
+                if found is not None:
+                    self._report(found)
+                    return
+            except Exception as error:
+                os.write(2, f"forksafe: the watchdog of process {os.getpid()} failed: {error!r}\n".encode())
+                return
+
+
+def start(seconds: float) -> Watchdog:
+    """What importing forksafe does if FORKSAFE_WATCHDOG is set."""
+    return Watchdog(seconds, lambda found: os.write(2, text_of(found).encode()))
+
+
+def text_of(found: Stuck) -> str:
+    """The report of a process about itself."""
+    lines = [
+        f"forksafe: process {os.getpid()} (generation {atfork.generation()}) is blocked for {found.seconds:.1f} s",
+        f"  {found.thread} waits for {found.on}; it is at",
+        *(f"    {line}" for line in found.stack),
+    ]
+    if found.holder:
+        lines.append(f"  it was the affair of {found.holder}, not in this process; at the fork" + (
+            " that was at" if found.holder_stack else ""))  # fmt: skip
+        lines += [f"    {line}" for line in found.holder_stack]
+    return "\n".join([*lines, f"  {found.cure}", ""])
+
+
+def start_if_asked() -> None:
+    given = os.environ.get("FORKSAFE_WATCHDOG", "")
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = -1.0
+    if not seconds > 0:
+        os.write(2, f"forksafe: FORKSAFE_WATCHDOG takes a number of seconds above 0, not {given!r}\n".encode())
+        return
+    start(seconds)
