@@ -1,4 +1,4 @@
-"""The command line: forksafe run | demo.
+"""The command line: forksafe run | doctor | demo.
 
 run replaces this process by the program, in an environment that makes Python install forksafe before the program's
 first line: sys.argv, __main__, tracebacks and the exit status are the program's own, and its Python children are
@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, NoReturn
 if TYPE_CHECKING:
     from forksafe.patching import Report
 
-__all__ = ["main", "print_report"]
+__all__ = ["interpreter_flags", "main", "print_report", "python_path"]
 
 USAGE = """\
 usage: forksafe run [OPTION ...] SCRIPT [ARGUMENT ...]
        forksafe run [OPTION ...] -m MODULE [ARGUMENT ...]
        forksafe run [OPTION ...] -- COMMAND [ARGUMENT ...]
+       forksafe doctor [OPTION ...] SCRIPT | -m MODULE | -- COMMAND [ARGUMENT ...]
        forksafe demo [--help]
        forksafe --version
 
@@ -30,6 +31,12 @@ run     runs a program, unmodified, with locks that survive fork: a script or a 
           --connections  children do not share what the program connects to: they find it closed, and
                          connect anew; not for programs that connect and then become a daemon
           --verbose      says on stderr what was replaced, protected and left alone
+doctor  runs a program as it is, and tells on stderr what each of its forks would break, and which
+        children hang, and on what; the exit status is the program's
+          --strict       exit status 1 where there were hazards, or a child hung
+          --json FILE    the report as JSON ("-": on stdout)
+          --html FILE    the report as a page
+          --hang SECONDS how long a child is blocked before it counts as hanging (default 5)
 demo    shows six programs that hang after fork, and do not with forksafe
 """
 _OPTIONS = {"--connections": "FORKSAFE_CONNECTIONS", "--verbose": "FORKSAFE_VERBOSE"}
@@ -53,6 +60,10 @@ def main(argv: list[str] | None = None) -> int:
         return demo.main(rest)
     if command == "run":
         return _run(rest)
+    if command == "doctor":
+        from forksafe import doctor
+
+        return doctor.main(rest)
     return _refuse(f"no such command: {command}" if command else "a command is needed")
 
 
@@ -78,14 +89,19 @@ def _run(arguments: list[str]) -> int:
         return _refuse("run: -m needs the name of a module")
     if target.startswith("-") and target not in ("-", "-m", "-c", "--"):
         return _refuse(f"run: no such option: {target}")
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [BOOTSTRAP, os.environ.get("PYTHONPATH")]))
+    environment["PYTHONPATH"] = python_path()
     if target == "--":
         return _become(rest[0], rest, environment)
     if sys.flags.ignore_environment or sys.flags.no_site:
         return _refuse(
             "run: needs a Python started without -I, -E and -S, which keep it from starting up with forksafe"
         )
-    return _become(sys.executable, [sys.executable, *_interpreter_flags(), *arguments], environment)
+    return _become(sys.executable, [sys.executable, *interpreter_flags(), *arguments], environment)
+
+
+def python_path() -> str:
+    """PYTHONPATH for a program that is to start up with forksafe."""
+    return os.pathsep.join(filter(None, [BOOTSTRAP, os.environ.get("PYTHONPATH")]))
 
 
 def _become(program: str, command: list[str], environment: dict[str, str]) -> int:
@@ -101,7 +117,7 @@ def _become(program: str, command: list[str], environment: dict[str, str]) -> in
         return _refuse(f"run: {program}: {error.strerror}")
 
 
-def _interpreter_flags() -> list[str]:
+def interpreter_flags() -> list[str]:
     """The options this Python was started with, which stand before `-m forksafe` or the script's name."""
     given = sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv) + 1]
     if given[-2:] == ["-m", "forksafe"]:

@@ -15,6 +15,11 @@ def _install():
         if os.environ.get("FORKSAFE_VERBOSE"):
             sys.stderr.write("forksafe: not installed for %s: %s\n" % (sys.executable, error))
         return
+    if os.environ.get("FORKSAFE_DOCTOR"):
+        from forksafe import examining
+
+        examining.begin(os.environ["FORKSAFE_DOCTOR"])
+        return
     patching.install(connections=os.environ.get("FORKSAFE_CONNECTIONS", "0") not in ("", "0"))
     if os.environ.get("FORKSAFE_VERBOSE"):
         from forksafe import cli

@@ -1,0 +1,143 @@
+"""What the doctor found: read from the files that the program's processes wrote, and told as text.
+
+Guarantees: a process that was killed in the middle of a line has written the others; what cannot be read is left out.
+The same hazards at several forks from one place are told once, with how often they were.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Fork", "Report", "text_of", "text_of_hang"]
+
+
+@dataclass
+class Fork:
+    """One fork. child: the process it made, None if that ran no Python hooks or there is none."""
+
+    number: str
+    pid: int
+    time: float
+    thread: str
+    where: str
+    hazards: list[dict[str, Any]]
+    stacks: dict[str, list[str]]
+    child: int | None = None
+
+
+@dataclass
+class Report:
+    """command: the program, without its arguments. status: its exit status. hangs: stuck.Stuck's, with pid and fork."""
+
+    command: str
+    status: int
+    forks: list[Fork]
+    hangs: list[dict[str, Any]]
+    processes: dict[int, tuple[float, float]]  # by pid: when it was first and last heard of
+
+    @classmethod
+    def read(cls, folder: Path, command: list[str], status: int) -> Report:
+        forks: dict[str, Fork] = {}
+        hangs: list[dict[str, Any]] = []
+        processes: dict[int, tuple[float, float]] = {}
+        children: dict[str, int] = {}
+        for event in sorted(cls.events(folder), key=lambda event: event["time"]):
+            pid, when = event["pid"], event["time"]
+            processes[pid] = processes.get(pid, (when, when))[0], when
+            if event["event"] == "fork":
+                forks[event["fork"]] = Fork(
+                    event["fork"], pid, when, event["thread"], event["where"], event["hazards"], event["stacks"]
+                )
+            elif event["event"] == "child":
+                children[event["fork"]] = pid
+            elif event["event"] == "hang":
+                hangs.append(event)
+        for number, pid in children.items():
+            if number in forks:
+                forks[number].child = pid
+        name = next((each for each in command[1:] if not each.startswith("-")), command[0])
+        return cls(name, status, list(forks.values()), hangs, processes)
+
+    @staticmethod
+    def events(folder: Path, kind: str = "") -> Iterator[dict[str, Any]]:
+        for path in sorted(folder.glob("events-*.jsonl")):
+            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+                try:
+                    event = json.loads(line)
+                except ValueError:
+                    continue
+                if not kind or event.get("event") == kind:
+                    yield event
+
+    def has_problems(self) -> bool:
+        """A child hung, or there was a hazard that is more than a note."""
+        return bool(self.hangs) or any(hazard["severity"] != "note" for fork in self.forks for hazard in fork.hazards)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "command": self.command,
+            "status": self.status,
+            "forks": [vars(fork) for fork in self.forks],
+            "hangs": self.hangs,
+        }
+
+    def by_place(self) -> dict[str, list[Fork]]:
+        """The forks, by the line that made them."""
+        places: dict[str, list[Fork]] = {}
+        for fork in self.forks:
+            places.setdefault(fork.where, []).append(fork)
+        return places
+
+
+def text_of(report: Report) -> str:
+    """The report for a terminal."""
+    count = len(report.forks)
+    lines = [
+        f"forksafe doctor: {report.command} ended with status {report.status}",
+        f"{count} fork{'s' * (count != 1)}, {len(report.hangs)} child{'ren' * (len(report.hangs) != 1)} that hung",
+    ]
+    for where, forks in report.by_place().items():
+        times = f"{len(forks)} forks" if len(forks) > 1 else "a fork"
+        lines += ["", f"{times} at {where}"]
+        found = hazards_of(forks)
+        lines += [] if found else ["  nothing that would break"]
+        for hazard, often in found:
+            lines += _lines_of(hazard, f" (at {often} of them)" if often < len(forks) else "")
+    return "\n".join([*lines, ""])
+
+
+def hazards_of(forks: list[Fork]) -> list[tuple[dict[str, Any], int]]:
+    """The hazards of forks from one place, each once, with at how many of them it was there."""
+    found: dict[tuple[str, str, str], tuple[dict[str, Any], int]] = {}
+    for fork in forks:
+        for hazard in fork.hazards:
+            key = hazard["kind"], hazard["what"], hazard["thread"]
+            found[key] = hazard, found.get(key, (hazard, 0))[1] + 1
+    return list(found.values())
+
+
+def _lines_of(hazard: dict[str, Any], often: str) -> list[str]:
+    lines = [f"  {hazard['severity']:7} {hazard['kind']}: {hazard['what']}{often}"]
+    if hazard["thread"] and hazard["where"]:
+        since = f", for {hazard['since']:.2f} s" if hazard["since"] is not None else ""
+        lines.append(f"          {hazard['thread']} is at {hazard['where']}{since}")
+    return [*lines, f"          {hazard['consequence']}", f"          -> {hazard['cure']}"]
+
+
+def text_of_hang(event: dict[str, Any]) -> str:
+    """A child that hangs, told as soon as that is known."""
+    lines = [
+        f"forksafe doctor: process {event['pid']} has been blocked for {event['seconds']:.1f} s",
+        f"  {event['thread']} waits for {event['on']}; it is at",
+        *(f"    {line}" for line in event["stack"]),
+    ]
+    if event["holder"]:
+        lines.append(f"  the affair of {event['holder']}, not in this process" + (
+            "; when it forked that was at" if event["holder_stack"] else ""))  # fmt: skip
+        lines += [f"    {line}" for line in event["holder_stack"]]
+    return "\n".join([*lines, f"  -> {event['cure']}", ""])
