@@ -11,7 +11,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-COMMANDS = ("locks", "fork", "descriptors", "pool", "executors")
+COMMANDS = ("locks", "fork", "descriptors", "pool", "executors", "hazards")
 
 
 def make_parser() -> argparse.ArgumentParser:
