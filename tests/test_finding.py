@@ -323,7 +323,7 @@ def test_client_of_ones_own(server):
 
 def test_sqlite(tmp_path):
     path = tmp_path / "data.db"
-    connection = sqlite3.connect(path)
+    connection = sqlite3.connect(path, timeout=0.5)
     connection.row_factory, connection.text_factory = sqlite3.Row, bytes
     assert descriptors(connection) == open_files(tmp_path)
     connection.execute("PRAGMA journal_mode=WAL")

@@ -22,7 +22,7 @@ def main():
     {who}
 
 def child():
-    signal.alarm(20)
+    signal.alarm({alarm})
     {first}
     mine = threading.Thread(target=lambda: (time.sleep(0.2), os.write(1, b"waited for\\n")))
     mine.start()
@@ -39,8 +39,10 @@ main()
 """
 
 
-def run(tmp_path, fork, who="forks()", first="import forksafe; forksafe.generation()"):
-    path = script(tmp_path / "program.py", PROGRAM.format(fork=fork, clone=SYS_CLONE, who=who, first=first))
+def run(tmp_path, fork, who="forks()", first="import forksafe; forksafe.generation()", alarm=20):
+    path = script(
+        tmp_path / "program.py", PROGRAM.format(fork=fork, clone=SYS_CLONE, who=who, first=first, alarm=alarm)
+    )
     return python("-W", "ignore", "-c", f"import forksafe; exec(open({path!r}).read())")
 
 
@@ -52,4 +54,4 @@ def test_it_ends_and_waits_for_its_own(tmp_path, fork):
 @pytest.mark.skipif("C fork" not in FORKS, reason="forks by C are not tested here")
 def test_control_without_a_call_of_forksafe(tmp_path):
     """Then nothing can find out before threading waits."""
-    assert succeeds(run(tmp_path, "C fork", first="pass")).endswith("-14\n")
+    assert succeeds(run(tmp_path, "C fork", first="pass", alarm=4)).endswith("-14\n")
