@@ -15,10 +15,10 @@ from forksafe.plain_sight import attributes_of, dict_of, name_of
 
 __all__ = ["COLLECTIONS", "NO_OWNERS", "describe", "is_bookkeeping", "locks_of_threads", "who_has"]
 
-COLLECTIONS = (list, tuple, set, frozenset)
+COLLECTIONS: tuple[type, ...] = (list, tuple, set, frozenset)
 # A module's dictionary is an object of its own, and CPython 3.12's _asyncio would show objects that it has freed.
 # Deques are conditions' waiters, and a lock's bound methods have the lock.
-NO_OWNERS = (ModuleType, deque, BuiltinMethodType)
+NO_OWNERS: tuple[type, ...] = (ModuleType, deque, BuiltinMethodType)
 
 
 def is_bookkeeping(owner: Any) -> bool:

@@ -14,7 +14,8 @@ __all__ = ["attributes_of", "dict_of", "mro_of", "name_of", "namespace_of", "slo
 
 _mro_of = type.__dict__["__mro__"].__get__
 _dict_of_type = type.__dict__["__dict__"].__get__
-_DESCRIPTORS = (GetSetDescriptorType, MemberDescriptorType)  # compiled; a property of the program's is neither
+# Compiled; a property of the program's is neither.
+_DESCRIPTORS: tuple[type, ...] = (GetSetDescriptorType, MemberDescriptorType)
 
 
 def mro_of(cls: type) -> tuple[type, ...]:
@@ -31,8 +32,8 @@ def namespace_of(cls: type) -> Mapping[str, Any]:
 def dict_of(obj: Any) -> dict[str, Any]:
     """The dictionary of an instance, module or function; an empty one if it has none, as a class."""
     for cls in mro_of(type(obj)):
-        descriptor = namespace_of(cls).get("__dict__")
-        if isinstance(descriptor, _DESCRIPTORS):
+        descriptor: Any = namespace_of(cls).get("__dict__")
+        if type(descriptor) in _DESCRIPTORS:
             found = descriptor.__get__(obj)
             return found if isinstance(found, dict) else {}
     return {}

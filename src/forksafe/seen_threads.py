@@ -7,6 +7,7 @@ executors and background threads are looked after and are none.
 from __future__ import annotations
 
 import os
+import platform
 import sys
 import sysconfig
 import threading
@@ -15,12 +16,26 @@ from types import FrameType
 
 from forksafe.hazard import Hazard
 
-__all__ = ["FINDERS", "frames_of", "is_alone", "is_machinery", "other_threads", "place_of", "up_from", "writers"]
+__all__ = [
+    "FINDERS",
+    "frames_of",
+    "is_alone",
+    "is_machinery",
+    "other_threads",
+    "place_of",
+    "system_call",
+    "up_from",
+    "writers",
+]
 
 _STDLIB = tuple({os.path.normpath(sysconfig.get_paths()[name]) + os.sep for name in ("stdlib", "platstdlib")})
 _OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _SITE = (os.sep + "site-packages" + os.sep, os.sep + "dist-packages" + os.sep)
-_WRITES = {"1": "write", "20": "writev", "44": "sendto", "46": "sendmsg", "74": "fsync", "75": "fdatasync"}
+
+# System calls, by number, where their numbers are known here.
+_SHOWS_CALLS = platform.system() == "Linux" and platform.machine() == "x86_64"
+_WRITES = {1: "write", 20: "writev", 44: "sendto", 46: "sendmsg", 74: "fsync", 75: "fdatasync"}
+_RUNNING = -1
 
 
 def is_alone() -> bool:
@@ -123,17 +138,28 @@ def _native_threads() -> Iterable[Hazard]:
         )
 
 
+def system_call(task: int | None) -> tuple[int | None, int]:
+    """The number of the system call that a thread is in, by the system's id, and its first argument; -1 if it is in
+    none; None where the system does not tell."""
+    if not _SHOWS_CALLS:
+        return None, -1
+    try:
+        with open(f"/proc/self/task/{task}/syscall") as file:
+            fields = file.read().split()
+    except OSError:  # it has ended
+        return None, -1
+    return (_RUNNING, -1) if fields[0] == "running" else (int(fields[0]), int(fields[1], 16))
+
+
 def writers() -> Iterator[tuple[threading.Thread, int, str]]:
     """Threads that are inside write() and the like, by what the system says of them: with descriptor and target."""
     for thread in other_threads():
-        try:
-            with open(f"/proc/self/task/{thread.native_id}/syscall") as file:
-                number, descriptor = file.read().split()[:2]
-            target = os.readlink(f"/proc/self/fd/{int(descriptor, 16)}")
-        except (OSError, ValueError):  # it is running, or has ended
-            continue
-        if number in _WRITES and sys.platform == "linux" and os.uname().machine == "x86_64":
-            yield thread, int(descriptor, 16), target
+        number, descriptor = system_call(thread.native_id)
+        if number in _WRITES:
+            try:
+                yield thread, descriptor, os.readlink(f"/proc/self/fd/{descriptor}")
+            except OSError:  # closed meanwhile
+                continue
 
 
 def _writers() -> Iterable[Hazard]:

@@ -12,8 +12,6 @@ taken for blocked, and pipes are not told.
 from __future__ import annotations
 
 import os
-import platform
-import sys
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -23,12 +21,11 @@ from typing import Any
 from forksafe.asked_for import lock_asked_for
 from forksafe.at_fork import AtFork, Vanished, lines_of, objects_of
 from forksafe.seen_locks import OURS, RLOCKS, holder_of
-from forksafe.seen_threads import frames_of, is_machinery
+from forksafe.seen_threads import frames_of, is_machinery, system_call
 
 __all__ = ["Blocked", "Stuck", "Watch", "explain", "in_vain"]
 
 # System calls that wait, by number, on x86-64: for a lock, or for bytes.
-_SHOWS = sys.platform == "linux" and platform.machine() == "x86_64"
 _FOR_A_LOCK = {202: "futex", 449: "futex_waitv"}
 _FOR_BYTES = {
     0: "read",
@@ -40,7 +37,6 @@ _FOR_BYTES = {
     44: "sendto",
     46: "sendmsg",
 }
-_RUNNING = -1
 _WORKERS = {("multiprocessing", "pool.py", "worker"), ("concurrent", "process.py", "_process_worker")}
 _IMPORTS = ("_find_and_load", "_lock_unlock_module")
 _WRITES = {"print", "write", "writelines", "flush", "close"}
@@ -257,13 +253,6 @@ def _tasks() -> int:
 
 
 def _system_call(thread: threading.Thread) -> tuple[int | None, int]:
-    """The number of the system call it is in, and its first argument; None where the system does not tell."""
-    task = os.getpid() if thread is threading.main_thread() else thread.native_id  # which a fork has made wrong
-    if not _SHOWS:
-        return None, -1
-    try:
-        with open(f"/proc/self/task/{task}/syscall") as file:
-            fields = file.read().split()
-    except OSError:
-        return None, -1
-    return (_RUNNING, -1) if fields[0] == "running" else (int(fields[0]), int(fields[1], 16))
+    return system_call(
+        os.getpid() if thread is threading.main_thread() else thread.native_id
+    )  # a fork has made it wrong
