@@ -150,7 +150,7 @@ def test_errors_of_its_own_are_one_line_and_the_program_goes_on(tmp_path):
     result = doctor(path)
     assert result.returncode == 3
     assert "Traceback" not in result.stderr
-    assert "forksafe doctor: in process" in result.stderr
+    assert "forksafe: the doctor of process" in result.stderr
 
 
 @pytest.mark.parametrize(("arguments", "problem"), [

@@ -134,18 +134,17 @@ def test_several_and_in_children(held):
         assert run_in_child(child) == ["thread"]
 
 
-def test_an_error_of_its_own_stops_no_fork(monkeypatch, held):
+def test_an_error_of_its_own_is_one_line_and_stops_no_fork(monkeypatch, held, capfd):
     from forksafe import seen_locks
 
     def fail():
-        raise ValueError("of the test")
+        raise ValueError("of\nthe test")
 
     monkeypatch.setattr(seen_locks, "FINDERS", {fail: ("lock",)})
-    reported = []
-    monkeypatch.setattr("sys.unraisablehook", lambda unraisable: reported.append(unraisable.exc_type))
     with forksafe.guard("raise", kinds=["lock"]):
         assert run_in_child(lambda: 3) == 3
-    assert ValueError in reported
+    expected = f"forksafe: hazards() of process {os.getpid()} failed: ValueError: of the test\n"
+    assert capfd.readouterr().err == expected
 
 
 def test_bad_arguments():

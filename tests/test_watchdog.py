@@ -82,6 +82,25 @@ forks(lambda: executor.submit(pow, 2, 6).result())
             "in _worker",
         ],
     ),
+    "a lock, after it has forked itself": (
+        """
+lock = threading.Lock()
+def change():
+    with lock:
+        inside.set()
+        go.wait(30)
+in_thread(change)
+def child():
+    for _ in range(3):
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0)
+        os.waitpid(pid, 0)
+    change()
+forks(child)
+""",
+        ["waits for a Lock, __main__.lock", "the holder"],
+    ),
     "a pipe": (
         """
 reader, writer = os.pipe()
@@ -92,7 +111,28 @@ forks(lambda: os.read(reader, 1))
 }
 
 
+# Nothing of the watching is to be seen by the program: not that there is a thread, nor at its own forks.
+UNCHANGED = """
+def child():
+    assert forksafe.get_start_method() == "fork", "a single thread"
+    assert forksafe.hazards(["thread"]) == []
+    for n in range(20):
+        time.sleep(1 if n == 10 else 0)
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0 if forksafe.get_start_method() == "fork" else 5)
+        assert os.waitpid(pid, 0)[1] == 0
+    if hasattr(os, "forkpty"):
+        pid, descriptor = os.forkpty()
+        if pid == 0:
+            os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+import warnings
+warnings.simplefilter("always", DeprecationWarning)  # of a fork beside threads, from CPython 3.12 on
+forks(child)
+"""
 QUIET = {
+    "looks for threads and forks itself": UNCHANGED,
     "computes": "forks(lambda: [sum(range(1000)) for _ in iter(lambda: time.monotonic() < end, False)])",
     "sleeps": "forks(lambda: time.sleep(3))",
     "waits for a thread of its own": """

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import os
 import queue
 import sys
 import threading
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from forksafe import locks
+from forksafe.alone import is_alone
 
 __all__ = ["OPEN", "Adapter", "Flag", "adapter_of", "drained", "part", "register_adapter"]
 
@@ -113,20 +113,12 @@ def _refill(barrier: Any) -> None:
         barrier._state = barrier._count = 0
 
 
-def _only_thread() -> bool:
-    """True when no other thread can be holding anything, native ones included where that can be told."""
-    try:
-        return os.stat("/proc/self/task").st_nlink == 3
-    except OSError:
-        return threading.active_count() == 1
-
-
 def _register_standard_types() -> None:
     nothing = Adapter()
     _adapters.update(dict.fromkeys((locks.Lock, locks.RLock, locks.Semaphore, locks.BoundedSemaphore), nothing))
     _adapters.update(dict.fromkeys((locks.Condition, locks.Barrier, locks.Event), Adapter(part("_lock", "_cond"))))
     # A Lock that was forked without hooks is left alone once others may hold it.
-    register_adapter(_LockType, held=lambda lock: lock.locked() and _only_thread(), reset=_reinit)
+    register_adapter(_LockType, held=lambda lock: lock.locked() and is_alone(), reset=_reinit)
     register_adapter(_RLockType, held=lambda lock: lock._is_owned(), reset=_reinit)
     register_adapter(threading._PyRLock, held=lambda lock: lock._is_owned(), reset=_reinit)  # type: ignore[attr-defined]
     register_adapter(threading.Condition, parts=part("_lock"), reset=lambda condition: condition._waiters.clear())

@@ -16,12 +16,12 @@ forks before, start() raises RuntimeError in the child from Python 3.13 on, as t
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from typing import TYPE_CHECKING
 
 from forksafe import quiescing
+from forksafe.alone import exists
 from forksafe.ending import end_process
 from forksafe.hooks import forking_idents
 from forksafe_core import atfork
@@ -133,7 +133,7 @@ class Run(threading.Thread):
         its first use of TLS.
         """
         deadline = time.monotonic() + seconds
-        while not self._torn_down and not self.is_inherited() and os.path.exists(f"/proc/self/task/{self.native_id}"):
+        while not self._torn_down and not self.is_inherited() and exists(self.native_id):
             if time.monotonic() >= deadline:
                 return
             time.sleep(0.0002)

@@ -22,9 +22,10 @@ from dataclasses import asdict
 from types import FrameType
 from typing import Any
 
+from forksafe.alone import exists
 from forksafe.at_fork import lines_of, remember
 from forksafe.doctor_children import SIGNAL
-from forksafe.hazard import Hazard, hazards
+from forksafe.hazard import Hazard, complain, hazards
 from forksafe.hooks import register_at_fork
 from forksafe.seen_threads import frames_of, is_machinery, other_threads, up_from
 from forksafe.stuck import Blocked, Stuck, explain, in_vain
@@ -63,7 +64,7 @@ class _Examination:
             finally:
                 os.close(descriptor)
         except Exception as error:
-            _complain(error)
+            complain("the doctor", error)
 
     def _before(self) -> None:
         try:
@@ -71,7 +72,7 @@ class _Examination:
             where = _place_of_fork()
             self._note_fork(where, self._look(where))
         except Exception as error:
-            _complain(error)
+            complain("the doctor", error)
 
     def _note_fork(self, where: str, found: list[Hazard], **more: int) -> None:
         self.note(
@@ -114,7 +115,7 @@ class _Examination:
             if stuck is not None:
                 self._hangs(stuck)
         except Exception as error:
-            _complain(error)
+            complain("the doctor", error)
 
     def _hangs(self, stuck: Stuck) -> None:
         self.note("hang", fork=self._fork, **asdict(stuck))
@@ -133,7 +134,7 @@ def begin(folder: str) -> None:
         track_locks()
         _examination = _Examination(folder, float(os.environ.get("FORKSAFE_DOCTOR_HANG", "5")))
     except Exception as error:
-        _complain(error)
+        complain("the doctor", error)
 
 
 def _place_of_fork() -> str:
@@ -145,8 +146,4 @@ def _place_of_fork() -> str:
 
 def _is_there(thread: threading.Thread) -> bool:
     """In the child of a fork by C threading takes all of the parent's threads for alive."""
-    return thread is not threading.main_thread() and os.path.exists(f"/proc/self/task/{thread.native_id}")
-
-
-def _complain(error: Exception) -> None:
-    os.write(2, f"forksafe doctor: in process {os.getpid()}: {type(error).__name__}: {error}\n".encode())
+    return thread is not threading.main_thread() and exists(thread.native_id)

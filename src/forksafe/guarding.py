@@ -2,7 +2,7 @@
 
 Guarantees: it looks before anything of the fork has run, so that a refused one has left nothing behind: no hook has
 been called, no lock taken. A program that has one thread and nothing open that could be shared pays for counting its
-threads and looking at its descriptors. An error of its own is reported to sys.unraisablehook, and the fork goes on.
+threads and looking at its descriptors. An error of its own is one line on stderr, and the fork goes on.
 
 Why that survives fork: guards that are on stay so in children.
 
@@ -19,9 +19,8 @@ from typing import Any, Literal
 
 from forksafe.auditing import PROBE, add_audit_hook, answer
 from forksafe.errors import ForkHazardError, ForkHazardWarning
-from forksafe.hazard import KINDS, SEVERITIES, Hazard, Severity, hazards
+from forksafe.hazard import KINDS, SEVERITIES, Hazard, Severity, complain, hazards
 from forksafe.locks import Lock
-from forksafe_core import atfork
 
 __all__ = ["Guard", "guard"]
 
@@ -136,7 +135,7 @@ def _audit(event: str, args: tuple[Any, ...]) -> None:
             except (ForkHazardError, ForkHazardWarning):  # the latter with -W error
                 raise
             except Exception as error:
-                atfork.write_unraisable(error, each)
+                complain("guard()", error)
     elif event == PROBE:
         answer(_audit, args)
 

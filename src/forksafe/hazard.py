@@ -15,9 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from forksafe_core import atfork
-
-__all__ = ["KINDS", "SEVERITIES", "Hazard", "Severity", "hazards"]
+__all__ = ["KINDS", "SEVERITIES", "Hazard", "Severity", "complain", "hazards"]
 
 Severity = Literal["note", "warning", "danger"]
 
@@ -66,6 +64,12 @@ class Hazard:
         return asdict(self)
 
 
+def complain(whose: str, error: BaseException) -> None:
+    """What fails in here is one line on stderr, and the program goes on."""
+    text = " ".join(str(error).split())
+    os.write(2, f"forksafe: {whose} of process {os.getpid()} failed: {type(error).__name__}: {text}\n".encode())
+
+
 Finder = Callable[[], Iterable[Hazard]]
 
 
@@ -95,7 +99,7 @@ def hazards(kinds: Sequence[str] | None = None, severity: Severity = "note") -> 
             try:
                 found += finder() if set(finds) & set(wanted) else ()
             except Exception as error:  # a report with a gap is better than a program without a fork
-                atfork.write_unraisable(error, finder)
+                complain("hazards()", error)
     rank = SEVERITIES.index
     found = [each for each in found if each.kind in wanted and rank(each.severity) >= rank(severity)]
     return sorted(found, key=lambda each: -rank(each.severity))

@@ -11,13 +11,13 @@ Why that survives fork: each generation has a Crew of its own, and nobody asks a
 from __future__ import annotations
 
 import contextvars
-import os
 import threading
 import time
 import weakref
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from forksafe.alone import exists
 from forksafe_core import Slots, Waiter
 
 __all__ = ["Crew", "Employer"]
@@ -81,7 +81,7 @@ class Crew:
                 pool._make(slots)
         finally:
             if len(self.ending) > MOST_ENDING:
-                self.ending.difference_update([number for number in list(self.ending) if not _exists(number)])
+                self.ending.difference_update([number for number in list(self.ending) if not exists(number)])
             self.ending.add(threading.get_native_id())
             self.makers.discard(threading.current_thread())
 
@@ -93,7 +93,7 @@ class Crew:
         """
         deadline = time.monotonic() + timeout
         for number in list(self.ending):
-            while _exists(number) and time.monotonic() < deadline:
+            while exists(number) and time.monotonic() < deadline:
                 if number == threading.get_native_id():  # connect() itself forks
                     break
                 time.sleep(0.0002)
@@ -146,11 +146,6 @@ class Crew:
             watcher.join(timeout)
             if not watcher.is_alive() and watcher.native_id is not None:
                 self.ending.add(watcher.native_id)
-
-
-def _exists(number: int) -> bool:
-    """True when the system has a thread of this process with this number; where that can be told."""
-    return os.path.exists(f"/proc/self/task/{number}")
 
 
 def _taken(claim: list[None]) -> bool:

@@ -43,6 +43,7 @@ from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any
 
+from forksafe.alone import helpers, is_alone
 from forksafe.hooks import register_at_fork
 from forksafe.locks import Lock
 from forksafe_core import atfork
@@ -98,14 +99,13 @@ def get_context() -> Context:
 
 
 def _is_single_threaded() -> bool:
-    deadline = time.monotonic() + SETTLE_TIMEOUT
-    try:
-        while os.stat("/proc/self/task").st_nlink != 3:
-            if threading.active_count() > 1 or time.monotonic() > deadline:
-                return False
-            time.sleep(0.0002)  # Thread.join() returns before the thread is gone, up to CPython 3.12
-    except OSError:
+    if not os.path.exists("/proc/self/task"):  # threads that are not Python's cannot be seen
         return False
+    deadline = time.monotonic() + SETTLE_TIMEOUT
+    while not is_alone():
+        if threading.active_count() > 1 + len(helpers()) or time.monotonic() > deadline:
+            return False
+        time.sleep(0.0002)  # Thread.join() returns before the thread is gone, up to CPython 3.12
     return True
 
 

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 
+from forksafe import alone
 from forksafe.hazard import Hazard
 
 __all__ = [
@@ -39,12 +40,9 @@ _RUNNING = -1
 
 
 def is_alone() -> bool:
-    """Whether this is the only thread of the process, as cheaply as can be told. In the child of a fork by C it is not:
-    the interpreter still has the frames of those that vanished, as they were at the fork."""
-    try:
-        return os.stat("/proc/self/task").st_nlink == 3 and len(sys._current_frames()) == 1
-    except OSError:
-        return threading.active_count() == 1
+    """Whether there is nothing of other threads to be seen. In the child of a fork by C there is: the interpreter still
+    has the frames of those that vanished, as they were at the fork."""
+    return alone.is_alone() and len(sys._current_frames()) <= 1 + len(alone.helpers())
 
 
 def other_threads() -> list[threading.Thread]:
@@ -98,9 +96,9 @@ def _python_threads() -> Iterable[Hazard]:
 
 
 def _looked_after() -> set[threading.Thread]:
-    """The threads of forksafe's own types."""
+    """The threads of forksafe's own types, and helpers that no fork meets."""
     quiescing = sys.modules.get("forksafe.quiescing")
-    found: set[threading.Thread] = set()
+    found = alone.helpers()
     for member in list(getattr(quiescing, "_all", ())):
         found |= set(getattr(member, "_threads", ()))
         run = getattr(member, "_run", None)

@@ -90,19 +90,19 @@ class Blocked:
 
 
 class Watch:
-    """The threads of a child, looked at again and again. ignore: the thread that watches."""
+    """The threads of a child, looked at again and again, but for the one that looks: it is to be in `ignore`."""
 
-    def __init__(self, at_fork: AtFork, seconds: float, ignore: threading.Thread) -> None:
+    def __init__(self, at_fork: AtFork, seconds: float) -> None:
         self.at_fork = at_fork
         self.seconds = seconds
-        self._ignore = ignore
+        self.ignore: threading.Thread | None = None
         self._seen: dict[int, tuple[tuple[int, int], float]] = {}  # by ident: where it is, and since when
 
     def look(self) -> Stuck | None:
         """The first thread that has been blocked for longer than `seconds` on something of the parent's."""
         now = time.monotonic()
         unmoved: list[Blocked] = []
-        threads = [thread for thread in threading.enumerate() if thread is not self._ignore]
+        threads = [thread for thread in threading.enumerate() if thread is not self.ignore]
         for thread in threads:
             frames = list(frames_of(thread))
             if not frames:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import threading
 
+from forksafe.alone import exists
 from forksafe_core import atfork
 
 __all__ = ["Nobody", "note_fork_by_c"]
@@ -51,7 +52,7 @@ def _forget_vanished() -> None:
         return
     for thread in _there:
         # A thread of the child's own may have the ident of one that vanished.
-        if thread is None or thread.ident == survivor or os.path.exists(f"/proc/self/task/{thread.native_id}"):
+        if thread is None or thread.ident == survivor or exists(thread.native_id):
             continue
         if module._active.get(thread.ident) is thread:
             del module._active[thread.ident]

@@ -1,7 +1,8 @@
 """FORKSAFE_WATCHDOG=seconds: a child that is blocked for longer than that says on stderr what it is blocked on, once.
 
-Guarantees: only children watch themselves, each with a daemon thread; the program is not changed, and goes on as it
-would. The report is one write to descriptor 2. What fails in here is reported in one line, and the program goes on.
+Guarantees: only children watch themselves, each with a daemon thread, which no fork of theirs meets; the program is not
+changed, and goes on as it would. The report is one write to descriptor 2. What fails in here is reported in one line,
+and the program goes on.
 
 Why that survives fork: what there was is noted in the parent before each fork; each child starts a thread of its own.
 
@@ -12,18 +13,25 @@ without end is not blocked.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
+from types import FrameType
 
+from forksafe import hooks
+from forksafe.alone import add_helper, exists, is_alone
 from forksafe.at_fork import AtFork, remember
+from forksafe.hazard import complain
 from forksafe.hooks import Registration, register_at_fork
+from forksafe.seen_threads import up_from
 from forksafe.stuck import Stuck, Watch
 from forksafe_core import atfork
 
 __all__ = ["Watchdog", "start", "start_if_asked", "text_of"]
 
 
+_PATIENCE = 1.0  # seconds to wait for the thread's end: it may be in the middle of a look
 _EACH = 20  # forks that are looked at one by one; after that, so that a storm is not slowed down, one a second
 
 
@@ -35,32 +43,74 @@ class Watchdog:
         self._report = report
         self._at_fork: AtFork | None = None
         self._forks, self._looked = 0, 0.0
+        self._watch: Watch | None = None  # in a child that has reported nothing yet
+        self._thread: threading.Thread | None = None
+        self._enough = threading.Event()
         atfork.keep_alive(self)  # hooks hold methods weakly
-        self.registration: Registration = register_at_fork(before=self._before, after_in_child=self._after_in_child)
+        self.registration: Registration = register_at_fork(
+            before=self._before, after_in_parent=self._after_in_parent, after_in_child=self._after_in_child
+        )
 
     def _before(self) -> None:
+        self._end()
         now = time.monotonic()
         self._forks += 1
         if self._at_fork is None or self._forks <= _EACH or now - self._looked > 1 or self._at_fork.pid != os.getpid():
             self._at_fork, self._looked = remember(), time.monotonic()
 
+    def _after_in_parent(self) -> None:
+        if self._watch is not None and not (is_alone() and atfork.call_soon(self._begin_when_forked)):
+            self._begin()
+
+    def _begin_when_forked(self) -> None:
+        """From 3.12 on CPython looks for other threads when the hooks have run, and warns of the fork if there are."""
+        callers = up_from(sys._getframe(1))
+        if not (any(_is_hook(frame) for frame in callers) and atfork.call_soon(self._begin_when_forked)):
+            self._begin()
+
     def _after_in_child(self) -> None:
         at_fork = self._at_fork
+        self._watch = None
         if at_fork is not None and at_fork.pid != os.getpid():
-            threading.Thread(target=self._watch, args=(at_fork,), name="forksafe-watchdog", daemon=True).start()
+            self._watch = Watch(at_fork, self._seconds)
+            self._begin()
 
-    def _watch(self, at_fork: AtFork) -> None:
-        watch = Watch(at_fork, self._seconds, threading.current_thread())
-        while True:
-            time.sleep(min(max(self._seconds / 4, 0.05), 1.0))
+    def _begin(self) -> None:
+        watch = self._watch
+        if watch is None:
+            return
+        self._enough = enough = threading.Event()
+        self._thread = threading.Thread(target=self._look, args=(watch, enough), name="forksafe-watchdog", daemon=True)
+        watch.ignore = self._thread
+        add_helper(self._thread)
+        self._thread.start()
+
+    def _end(self) -> None:
+        """A fork, and who asks for the number of threads, is not to meet the one that watches."""
+        thread, self._thread = self._thread, None
+        self._enough.set()
+        if thread is not None:
+            thread.join(_PATIENCE)
+            end = time.monotonic() + _PATIENCE
+            while exists(thread.native_id) and time.monotonic() < end:  # CPython warns of a fork beside it
+                time.sleep(0.0002)
+
+    def _look(self, watch: Watch, enough: threading.Event) -> None:
+        while not enough.wait(min(max(self._seconds / 4, 0.05), 1.0)):
             try:
                 found = watch.look()
                 if found is not None:
+                    self._watch = None
                     self._report(found)
                     return
             except Exception as error:
-                os.write(2, f"forksafe: the watchdog of process {os.getpid()} failed: {error!r}\n".encode())
+                self._watch = None
+                complain("the watchdog", error)
                 return
+
+
+def _is_hook(frame: FrameType) -> bool:
+    return frame.f_code.co_filename == hooks.__file__
 
 
 def start(seconds: float) -> Watchdog:

@@ -6,7 +6,7 @@ that Python did not make and whose hooks are therefore still due.
 """
 from cpython.exc cimport PyErr_SetFromErrno
 from cpython.pycapsule cimport PyCapsule_New
-from cpython.ref cimport PyObject, Py_INCREF
+from cpython.ref cimport PyObject, Py_DECREF, Py_INCREF
 from libc.errno cimport errno
 from libc.stdint cimport uint64_t
 
@@ -19,6 +19,7 @@ from forksafe_core.fork_state cimport (
 cdef extern from "Python.h":
     void PyErr_WriteUnraisable(PyObject *obj)
     void PyErr_SetObject(object type, object value)
+    int Py_AddPendingCall(int (*func)(void *) noexcept, void *arg)
 
 cdef int _error = fs_init()
 if _error:
@@ -113,6 +114,25 @@ cdef int raise_errno(int error) except -1:
     if error:
         errno = error
         PyErr_SetFromErrno(OSError)
+    return 0
+
+
+def call_soon(function):
+    """Have the main thread call function() as soon as it runs Python code again. False if too many such calls wait."""
+    Py_INCREF(function)
+    if Py_AddPendingCall(call_pending, <void *>function) == 0:
+        return True
+    Py_DECREF(function)
+    return False
+
+
+cdef int call_pending(void *function) noexcept:
+    called = <object>function
+    Py_DECREF(called)
+    try:
+        called()
+    except BaseException as error:
+        write_unraisable(error, called)
     return 0
 
 

@@ -350,12 +350,12 @@ def taken_at(lock):
 
 def set_recorder(recorder):
     """Have recorder(lock) called with each Lock and RLock that is made from now on; None: not any more."""
-    global _recorder
+    if recorder is not None and recorder not in _recorders:
+        _recorders.append(recorder)
     record_plain_calls(<PyObject *>recorder if recorder is not None else NULL)
-    _recorder = recorder
 
 
-cdef object _recorder = None
+cdef list _recorders = []  # for good: another thread may be about to call one that is not wanted any more
 
 
 cdef fs_word *any_word(lock) except NULL:

@@ -149,6 +149,7 @@ atfork = types.SimpleNamespace(
     is_flagged=lambda fd: False,
     flagged=list,
     tombstone=lambda fd: None,
+    call_soon=lambda function: False,
     keep_alive=lambda obj: None,
     set_late_hooks=lambda hooks: None,
     mark_settled=lambda: False,
