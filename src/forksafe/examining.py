@@ -45,10 +45,11 @@ class _Examination:
         self._seconds = seconds
         self._pid = os.getpid()
         self._numbers = itertools.count(1)
-        self._fork = ""  # the one under way: process and number
+        self._under_way: dict[int, str] = {}  # by ident of the thread that forks: process and number
+        self._fork = ""  # the one that made this process
         self._looks: dict[str, tuple[int, float, list[Hazard]]] = {}  # by place: how many, when last, what was found
         register_at_fork(before=self._before, after_in_child=self._after_in_child)
-        self._watchdog = Watchdog(seconds, self._hangs)  # first in children, before it is known which fork it was
+        self._watchdog = Watchdog(seconds, self._hangs)
         if SIGNAL > 0 and threading.current_thread() is threading.main_thread():
             signal.signal(SIGNAL, self._asked)
         self.note("start", argv=sys.argv[:1], python=sys.version.split()[0])
@@ -68,16 +69,16 @@ class _Examination:
 
     def _before(self) -> None:
         try:
-            self._fork = f"{os.getpid()}-{next(self._numbers)}"
+            number = self._under_way[threading.get_ident()] = f"{os.getpid()}-{next(self._numbers)}"
             where = _place_of_fork()
-            self._note_fork(where, self._look(where))
+            self._note_fork(number, where, self._look(where))
         except Exception as error:
             complain("the doctor", error)
 
-    def _note_fork(self, where: str, found: list[Hazard], **more: int) -> None:
+    def _note_fork(self, number: str, where: str, found: list[Hazard], **more: int) -> None:
         self.note(
             "fork",
-            fork=self._fork,
+            fork=number,
             thread=threading.current_thread().name,
             where=where,
             hazards=[hazard.as_dict() for hazard in found],
@@ -95,6 +96,8 @@ class _Examination:
 
     def _after_in_child(self) -> None:
         self._pid = os.getpid()
+        self._fork = self._under_way.get(threading.get_ident(), "")
+        self._under_way.clear()
         self.note("child", parent=os.getppid(), fork=self._fork)
 
     def _asked(self, number: int, frame: FrameType | None) -> None:
@@ -106,7 +109,9 @@ class _Examination:
             there = {thread.ident or 0 for thread in threading.enumerate() if _is_there(thread)}
             at_fork = remember()
             self._fork = f"{os.getppid()}-{os.getpid()}"
-            self._note_fork("C code, which ran no Python hooks; seen in the child", hazards(), pid=os.getppid())
+            self._note_fork(
+                self._fork, "C code, which ran no Python hooks; seen in the child", hazards(), pid=os.getppid()
+            )
             self.note("child", parent=os.getppid(), fork=self._fork)
             blocked = Blocked(threading.main_thread(), list(up_from(frame)), self._seconds, (None, -1))
             stuck = explain(at_fork, blocked, there) or (
