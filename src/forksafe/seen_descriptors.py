@@ -34,10 +34,12 @@ def _open_descriptors() -> list[int]:
 
 
 def _kind_of(descriptor: int) -> str:
+    """ "socket", a regular file's path, or what the system calls an object that is no file; "" for all else."""
     try:
-        if stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISSOCK(mode):
             return "socket"
-        return os.readlink(f"/proc/self/fd/{descriptor}")
+        return os.readlink(f"/proc/self/fd/{descriptor}") if stat.S_IFMT(mode) in (0, stat.S_IFREG) else ""
     except OSError:
         return ""
 
