@@ -106,6 +106,40 @@ def test_a_lock_that_this_thread_holds_is_none():
         assert of("lock", what="Account.lock") == []
 
 
+@pytest.mark.parametrize("protected", ["the lock", "its owner", "a queue"])
+def test_what_is_protected_is_no_hazard(busy, protected):
+    account, tasks = Account(threading.Lock()), queue.Queue()
+    lock = tasks.mutex if protected == "a queue" else account.lock
+    inside = busy(lock.acquire, lock.release)
+    what = "queue.Queue" if protected == "a queue" else "test_hazards.Account.lock"
+    assert len(of("lock", what=what)) == 1
+    obj = {"the lock": account.lock, "its owner": account, "a queue": tasks}[protected]
+    forksafe.protect(obj)
+    assert of("lock", what=what) == []
+    forksafe.unprotect(obj)
+    assert len(of("lock", what=what)) == 1
+    inside.end()
+
+
+def test_what_install_cures_is_no_hazard(busy, tmp_path):
+    out = succeeds(python("-c", f"""
+import sys, threading
+sys.path.insert(0, {str(tmp_path)!r})
+open({str(tmp_path / "slow_module.py")!r}, "w").write("import __main__; __main__.inside.set(); __main__.go.wait(30)")
+inside, go = threading.Event(), threading.Event()
+import forksafe
+threading.Thread(target=__import__, args=("slow_module",), daemon=True).start()
+assert inside.wait(10)
+print([hazard.what for hazard in forksafe.hazards(["import"])])
+forksafe.install()
+print(forksafe.hazards(["import"]))
+forksafe.uninstall()
+print(len(forksafe.hazards(["import"])))
+go.set()
+"""))  # fmt: skip
+    assert out == "['the import of slow_module, which another thread is in the middle of']\n[]\n1\n"
+
+
 def test_no_code_of_the_programs_is_run(busy):
     """A lazy proxy that is asked for its class or its attributes makes its object, and may wait for another thread."""
     asked = []

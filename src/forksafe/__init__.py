@@ -4,6 +4,7 @@ How this package is laid out, lowest first; each file's contract is at its top:
 
   errors.py      every exception and warning
   locks.py       Lock, RLock, Condition, Event, Barrier, Semaphore, BoundedSemaphore, local
+  alone.py       which threads there are, as the system sees it
   vanished.py    the end of a child of a fork by C, where threading knows nothing of the fork
   hooks.py       register_at_fork, before, after_in_parent, after_in_child
   descriptors.py close_on_fork, keep_on_fork
@@ -24,13 +25,16 @@ How this package is laid out, lowest first; each file's contract is at its top:
   streams.py     standard streams and log files that a vanished thread was writing to
   watching.py    functions called when a module has been imported; making.py: when something has been made
   connecting.py  connections that the program opens, flagged on their own
+  auditing.py    audit hooks; lock_places.py: who has a lock; plain_sight.py: looking without running the object's code
   patching.py    install(): threading's factories replaced, and back
   hazard.py      hazards(): what a fork would break; seen_threads, seen_locks, seen_modules, seen_executors,
-                 seen_descriptors.py: where they are looked for; tracking.py: track_locks()
+                 seen_descriptors.py: where it is looked for; taken_care_of.py: what is none; tracking.py: track_locks()
   guarding.py    guard(): warn or veto at fork
-  stuck.py       what a child is blocked on; watchdog.py: FORKSAFE_WATCHDOG
+  stuck.py       what a child is blocked on; asked_for.py: which lock that is, at_fork.py: what there was at the fork,
+                 watchdog.py: FORKSAFE_WATCHDOG
   testing.py     run_in_child(); pytest_plugin.py
-  examining.py   what the doctor has a program note; doctor.py, doctor_report.py, doctor_page.py: forksafe doctor
+  examining.py   what the doctor has a program note; doctor_children.py: children that note nothing; doctor.py,
+                 doctor_report.py, doctor_page.py: forksafe doctor
   demo.py        forksafe demo
   cli.py         forksafe run | doctor | demo
 

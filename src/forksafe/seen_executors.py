@@ -13,6 +13,7 @@ from typing import Any
 from forksafe.hazard import Hazard
 from forksafe.plain_sight import mro_of
 from forksafe.seen_threads import is_alone
+from forksafe.taken_care_of import is_taken_care_of
 
 __all__ = ["FINDERS"]
 
@@ -43,7 +44,7 @@ def _objects() -> Iterable[Hazard]:
         kind = type(obj)
         if kind not in of_type:
             of_type[kind] = next((each for each in mro_of(kind) if each in wanted), None)
-        if of_type[kind] is not None and not _is_taken_care_of(obj):
+        if of_type[kind] is not None and not is_taken_care_of(obj):
             yield from _loop(obj) if of_type[kind] is loop_type else _executor(obj, of_type[kind], known[of_type[kind]])
 
 
@@ -52,14 +53,6 @@ def _own_loop() -> list[Any]:
     events = sys.modules.get("asyncio.events")
     loop = events._get_running_loop() if events is not None else None
     return [] if loop is None else [loop]
-
-
-def _is_taken_care_of(obj: Any) -> bool:
-    if any(cls.__module__ == "forksafe" for cls in type(obj).__mro__):
-        return True
-    protecting = sys.modules.get("forksafe.protecting")
-    protection = getattr(protecting, "_protected", {}).get(id(obj))
-    return protection is not None and protection.reference() is obj
 
 
 def _executor(obj: Any, cls: type, ours: str) -> Iterable[Hazard]:

@@ -24,6 +24,7 @@ from forksafe import locks
 from forksafe.hazard import Hazard
 from forksafe.lock_places import COLLECTIONS, NO_OWNERS, describe, is_bookkeeping, locks_of_threads, who_has
 from forksafe.seen_threads import frames_of, is_alone, other_threads, place_of
+from forksafe.taken_care_of import is_taken_care_of
 from forksafe_core import atfork, holder, taken_at
 
 __all__ = ["FINDERS", "OURS", "RLOCKS", "TYPES", "HeldLock", "held_locks", "holder_of", "is_held"]
@@ -49,7 +50,7 @@ class HeldLock:
 
 
 def held_locks() -> list[HeldLock]:
-    """All that can be found, by any thread but this one."""
+    """All that can be found, by any thread but this one, and that forksafe does not put right in children."""
     if is_alone():
         return []
     others = other_threads()
@@ -63,6 +64,8 @@ def held_locks() -> list[HeldLock]:
         thread = by_ident.get(ident) if ident else _who_has(lock, owner, frames)
         if ident == 0 and thread is None and type(lock) in OURS:
             continue  # let go meanwhile
+        if type(lock) not in OURS and any(map(is_taken_care_of, (lock, *who_has(owner)))):
+            continue
         found.append(HeldLock(lock, describe(owner, lock), thread, _since(lock), _made(lock)))
     return found
 

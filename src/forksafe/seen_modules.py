@@ -13,6 +13,7 @@ from typing import Any
 
 from forksafe.hazard import Hazard
 from forksafe.seen_threads import frames_of, is_alone, other_threads, place_of
+from forksafe.taken_care_of import is_installed
 
 __all__ = ["FINDERS", "imports_under_way"]
 
@@ -43,7 +44,7 @@ def imports_under_way() -> Iterator[tuple[str, threading.Thread]]:
 
 
 def _imports() -> Iterable[Hazard]:
-    for name, thread in () if is_alone() else imports_under_way():
+    for name, thread in () if is_alone() or is_installed() else imports_under_way():
         yield Hazard(
             "import",
             "danger",

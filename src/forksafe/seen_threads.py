@@ -16,6 +16,7 @@ from types import FrameType
 
 from forksafe import alone
 from forksafe.hazard import Hazard
+from forksafe.taken_care_of import is_installed
 
 __all__ = [
     "FINDERS",
@@ -162,6 +163,8 @@ def writers() -> Iterator[tuple[threading.Thread, int, str]]:
 
 def _writers() -> Iterable[Hazard]:
     for thread, descriptor, target in writers():
+        if is_installed() and descriptor in (1, 2):
+            continue
         yield Hazard(
             "write",
             "danger",
