@@ -86,6 +86,13 @@ def fork(fork_name: str) -> Callable[[], int]:
     return fork
 
 
+@pytest.fixture
+def no_old_threads() -> None:
+    """For CPython's own tests: after each they wait, up to a minute and more, until there are the threads again that
+    there were before it; those of earlier tests that are garbage must be gone before."""
+    gc.collect()
+
+
 LOCKS: dict[str, tuple[Any, Any]] = {
     "Lock": (forksafe.Lock, threading.Lock),
     "RLock": (forksafe.RLock, threading.RLock),

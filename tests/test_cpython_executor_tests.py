@@ -21,6 +21,7 @@ import forksafe
 
 NAME = "test.test_concurrent_futures"
 package: Any = pytest.importorskip(NAME, reason="this Python comes without CPython's tests of concurrent.futures")
+pytestmark = pytest.mark.usefixtures("no_old_threads")
 
 
 def part(name: str) -> Any:

@@ -26,7 +26,7 @@ import forksafe_core
 lock_tests: Any = pytest.importorskip("test.lock_tests", reason="this Python comes without its test package")
 test_threading_local: Any = pytest.importorskip("test.test_threading_local")
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("no_old_threads")]
 
 # On platforms without fork the locks are threading's own, of which there are no subclasses.
 COMPILED = forksafe_core.IMPL == "compiled"

@@ -22,6 +22,7 @@ from forksafe.processes import get_context
 
 NAME = "test.test_concurrent_futures"
 package: Any = pytest.importorskip(NAME, reason="this Python comes without CPython's tests of concurrent.futures")
+pytestmark = pytest.mark.usefixtures("no_old_threads")
 
 
 def part(name: str) -> Any:
