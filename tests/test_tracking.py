@@ -79,6 +79,20 @@ def test_who_had_to_wait_has_it_since_then(tracking, busy):
     assert taken_at(lock) >= first + 0.05
 
 
+def test_what_was_noted_before_is_forgotten(tracking):
+    lock = forksafe.Lock()
+    with lock:
+        assert taken_at(lock) is not None
+    forksafe.track_locks(False)
+    lock.acquire()
+    assert taken_at(lock) is None
+    forksafe.track_locks()
+    assert taken_at(lock) is None, "it was taken while nothing was noted"
+    lock.release()
+    with lock:
+        assert taken_at(lock) is not None
+
+
 def test_an_answer_is_never_another_locks(tracking):
     """The table has 4,096 places: of more locks some are forgotten, and none has another's time."""
     locks = [forksafe.Lock() for _ in range(10_000)]
@@ -122,24 +136,23 @@ def test_locks_are_put_right_in_children_as_ever(tracking, fork, busy, lock):
 
 
 def test_turned_on_and_off_while_threads_use_locks():
-    lock, end, count = forksafe.Lock(), time.monotonic() + 0.5, [0] * 4
+    lock, over, count = forksafe.Lock(), threading.Event(), [0] * 4
 
     def work(n):
-        while time.monotonic() < end:
+        while not over.is_set():
             with lock:
                 count[n] += 1
 
     threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
     for thread in threads:
         thread.start()
-    turns = 0
-    while time.monotonic() < end:
-        forksafe.track_locks(turns % 2 == 0)
-        turns += 1
+    for turn in range(50):
+        forksafe.track_locks(turn % 2 == 0)
+        time.sleep(0.001)
+    over.set()
     for thread in threads:
         thread.join(20)
     forksafe.track_locks(False)
-    assert turns > 10
     assert all(count)
     assert not lock.locked()
 

@@ -38,6 +38,7 @@ cdef extern from "plain_new.h":
 cdef extern from "lock_tracking.h" nogil:
     void lt_note_taken(fs_word *owner)
     uint64_t lt_taken_at(fs_word *owner)
+    void lt_forget()
 
 lw_set_api(<const fs_api *>PyCapsule_Import(FS_API_CAPSULE, 0))
 
@@ -344,12 +345,16 @@ def holder(lock):
 def taken_at(lock):
     """When a Lock or RLock that is held was taken, as time.monotonic(); None if locks were not tracked then."""
     cdef fs_word *owner = lw_owner(any_word(lock))
-    cdef uint64_t since = lt_taken_at(owner) if holder_of(owner) else 0
+    cdef uint64_t since = lt_taken_at(owner) if atomic_load(&fs.state.tracking) and holder_of(owner) else 0
     return since / 1e9 if since else None
 
 
 def set_recorder(recorder):
-    """Have recorder(lock) called with each Lock and RLock that is made from now on; None: not any more."""
+    """Have recorder(lock) called with each Lock and RLock that is made from now on; None: not any more.
+
+    When locks were taken before is forgotten.
+    """
+    lt_forget()
     if recorder is not None and recorder not in _recorders:
         _recorders.append(recorder)
     record_plain_calls(<PyObject *>recorder if recorder is not None else NULL)

@@ -38,3 +38,7 @@ uint64_t lt_taken_at(fs_word *owner) {
     since = atomic_load_explicit(&places[n].since, memory_order_acquire);
     return atomic_load(&places[n].lock) == (uint64_t)(uintptr_t)owner ? since : 0;
 }
+
+void lt_forget(void) {
+    for (unsigned n = 0; n < PLACES; n++) atomic_store_explicit(&places[n].lock, 0, memory_order_relaxed);
+}

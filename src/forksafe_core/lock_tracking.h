@@ -13,4 +13,7 @@ void lt_note_taken(fs_word *owner);
 /* Nanoseconds of CLOCK_MONOTONIC, to a few milliseconds; 0: not known. */
 uint64_t lt_taken_at(fs_word *owner);
 
+/* To be called when noting begins: what was noted before is not of those who have the locks at these addresses now. */
+void lt_forget(void);
+
 #endif
