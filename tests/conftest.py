@@ -29,6 +29,7 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+FREE_THREADED = not getattr(sys, "_is_gil_enabled", lambda: True)()
 FORK_HERE = hasattr(os, "fork")
 if not FORK_HERE:  # what is left to test: that everything imports, and works as threading's
     collect_ignore = [
