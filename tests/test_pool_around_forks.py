@@ -13,7 +13,8 @@ from line_pool import SIZE, assert_dead, uses_its_own
 from pool_helpers import wait_until, watchers
 
 import forksafe
-from forksafe import ConnectionPool, PoolClosed
+from forksafe import ConnectionPool, PoolClosed, pool_upkeep
+from forksafe.pool_threads import Crew
 from forksafe.testing import run_in_child
 from forksafe_core import atfork
 
@@ -75,6 +76,31 @@ def test_the_watcher_goes_on_after_a_fork(server):
 
     assert run_in_child(child) == 1
     wait_until(lambda: watchers(pool))
+
+
+class SlowToChange(Crew):
+    """Other threads have their turn before the watcher that is wanted becomes another."""
+
+    @property
+    def wake(self):
+        return self._wake
+
+    @wake.setter
+    def wake(self, waiter):
+        time.sleep(0.05)
+        self._wake = waiter
+
+
+def test_a_watcher_that_is_to_end_knows_so_when_it_is_woken(server, monkeypatch):
+    """Else it sleeps on: the fork waits for it in vain, and there is one more of them after each."""
+    monkeypatch.setattr(pool_upkeep, "Crew", SlowToChange)
+    with ConnectionPool(server.connect) as pool:
+        with pool.connection():
+            pass
+        (first,) = watchers(pool)
+        run_in_child(lambda: None)
+        assert not first.is_alive()
+        assert len(watchers(pool)) == 1
 
 
 def test_no_thread_of_a_pool_is_there_at_a_fork(tmp_path):

@@ -125,7 +125,8 @@ class Crew:
         try:
             if not slots.watch():
                 return
-            self.wake = wake = Waiter()
+            wake = Waiter()
+            self._change_watcher(wake)
             reference = weakref.ref(pool, lambda _: wake.wake())
             watcher = threading.Thread(target=_watch, args=(reference, wake), name=f"{pool.name}-watch", daemon=True)
             watcher.start()
@@ -139,13 +140,17 @@ class Crew:
     def stop_watching(self, slots: Slots, timeout: float = 0.0) -> None:
         """Have no watcher; wait for it to end. The next watch() has a new one."""
         watcher, self.watcher = self.watcher, None
-        self.wake.wake()
-        self.wake = Waiter()
+        self._change_watcher(Waiter())
         slots.stop_watching()
         if timeout and watcher is not None and watcher is not threading.current_thread():
             watcher.join(timeout)
             if not watcher.is_alive() and watcher.native_id is not None:
                 self.ending.add(watcher.native_id)
+
+    def _change_watcher(self, wake: Waiter) -> None:
+        """The watcher with that one is wanted, and no other. Who is woken looks at once, so it is changed first."""
+        previous, self.wake = self.wake, wake
+        previous.wake()
 
 
 def _taken(claim: list[None]) -> bool:
