@@ -74,7 +74,7 @@ def test_strict_and_quiet_programs(tmp_path):
     path = script(tmp_path / "program.py", QUIET)
     result = doctor(path, close_fds=True)
     assert result.returncode == 3
-    assert "1 fork" in result.stderr
+    assert f"forksafe doctor: {path} ended with status 3\n1 fork" in result.stderr
     assert "nothing that would break" in result.stderr
     assert doctor("--strict", path).returncode == 3
     hazard = script(tmp_path / "hazard.py", QUIET.replace("import os, sys\n", """
@@ -91,8 +91,10 @@ def test_modules_and_commands(tmp_path):
     result = doctor("-m", "program", cwd=tmp_path)
     assert result.returncode == 3, result.stderr
     assert "1 fork" in result.stderr
+    assert "forksafe doctor: program ended" in result.stderr
     result = doctor("--", sys.executable, "program.py", cwd=tmp_path)
     assert result.returncode == 3
+    assert f"forksafe doctor: {sys.executable} ended" in result.stderr
     assert "1 fork" in result.stderr
 
 

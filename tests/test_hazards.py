@@ -48,6 +48,16 @@ def test_threads(busy):
     assert of("thread", thread="a thread of the test") == []
 
 
+def test_a_thread_that_has_been_joined_is_none():
+    """Up to CPython 3.12 the system has it for a moment longer."""
+    before = of("thread", what="native thread")
+    for _ in range(300):
+        thread = threading.Thread(target=int)
+        thread.start()
+        thread.join(10)
+        assert of("thread", what="native thread") == before
+
+
 def test_a_thread_that_is_no_daemon_is_worse():
     go = threading.Event()
     thread = threading.Thread(target=go.wait, args=(30,), name="no daemon")

@@ -44,6 +44,7 @@ class _Options:
     json = html = ""
     hang = 5.0
     command: list[str]
+    name: str  # of the program, for the report
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     with tempfile.TemporaryDirectory(prefix="forksafe-") as folder:
         status = _run(options, folder)
-        report = Report.read(Path(folder), options.command, status)
+        report = Report.read(Path(folder), options.name, status)
     print(text_of(report), file=sys.stderr, end="")
     _write(options.json, lambda: json.dumps(report.as_dict(), indent=2) + "\n")
     _write(options.html, lambda: _page_of(report))
@@ -83,6 +84,7 @@ def _parsed(arguments: list[str]) -> _Options | None:
         raise _Wrong("a script, -m MODULE or -- COMMAND is needed")
     if arguments[0] == "--":
         options.command = arguments[1:]
+        options.name = arguments[1]
         if shutil.which(options.command[0]) is None:
             raise _Wrong(f"command not found: {options.command[0]}")
     elif arguments[0].startswith("-") and arguments[0] not in ("-m", "-c", "-"):
@@ -91,6 +93,7 @@ def _parsed(arguments: list[str]) -> _Options | None:
         if sys.flags.ignore_environment or sys.flags.no_site:
             raise _Wrong("needs a Python started without -I, -E and -S, which keep it from starting up with forksafe")
         options.command = [sys.executable, *interpreter_flags(), *arguments]
+        options.name = arguments[1] if arguments[0] == "-m" else arguments[0]
     return options
 
 

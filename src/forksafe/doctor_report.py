@@ -40,7 +40,7 @@ class Report:
     processes: dict[int, tuple[float, float]]  # by pid: when it was first and last heard of
 
     @classmethod
-    def read(cls, folder: Path, command: list[str], status: int) -> Report:
+    def read(cls, folder: Path, command: str, status: int) -> Report:
         forks: dict[str, Fork] = {}
         hangs: list[dict[str, Any]] = []
         processes: dict[int, tuple[float, float]] = {}
@@ -59,8 +59,7 @@ class Report:
         for number, pid in children.items():
             if number in forks:
                 forks[number].child = pid
-        name = next((each for each in command[1:] if not each.startswith("-")), command[0])
-        return cls(name, status, list(forks.values()), hangs, processes)
+        return cls(command, status, list(forks.values()), hangs, processes)
 
     @staticmethod
     def events(folder: Path, kind: str = "") -> Iterator[dict[str, Any]]:

@@ -11,6 +11,7 @@ import platform
 import sys
 import sysconfig
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 
@@ -38,6 +39,7 @@ _SITE = (os.sep + "site-packages" + os.sep, os.sep + "dist-packages" + os.sep)
 _SHOWS_CALLS = platform.system() == "Linux" and platform.machine() == "x86_64"
 _WRITES = {1: "write", 20: "writev", 44: "sendto", 46: "sendmsg", 74: "fsync", 75: "fdatasync"}
 _RUNNING = -1
+_ENDING = 0.05  # seconds that a thread may take to be gone
 
 
 def is_alone() -> bool:
@@ -120,11 +122,28 @@ def _tasks() -> dict[int, str]:
     return names
 
 
+_known_native: set[int] = set()  # seen before: these are no Python threads that are about to be gone
+
+
+def _native() -> list[str]:
+    """The names of threads that are not Python's. Up to CPython 3.12 one of Python's is there a moment after join():
+    those that are new are waited for, for a little while."""
+    end = time.monotonic() + _ENDING
+    while True:
+        python = {thread.native_id for thread in threading.enumerate()}
+        found = {task: name for task, name in _tasks().items() if task not in python and task != os.getpid()}
+        if found.keys() <= _known_native or time.monotonic() >= end:
+            break
+        time.sleep(0.0005)
+    _known_native.clear()
+    _known_native.update(found)
+    return list(found.values())
+
+
 def _native_threads() -> Iterable[Hazard]:
     if is_alone():
         return
-    python = {thread.native_id for thread in threading.enumerate()}
-    native = [name for task, name in _tasks().items() if task not in python and task != os.getpid()]
+    native = _native()
     for name in sorted(set(native)):
         count = native.count(name)
         yield Hazard(
