@@ -73,6 +73,23 @@ def fork_name(request: pytest.FixtureRequest) -> Iterator[str]:
     sys.setswitchinterval(before)
 
 
+def _settle() -> None:
+    """Who has just been woken and waits for the GIL comes to its next wait, also where the machine is busy: that thread
+    has something to run then."""
+    quiet, end = 0, time.monotonic() + 10
+    while quiet < 2 and time.monotonic() < end:
+        time.sleep(0.01)
+        quiet = 0 if any(map(_runs, os.listdir("/proc/self/task"))) else quiet + 1
+
+
+def _runs(task: str) -> bool:
+    try:
+        state = Path(f"/proc/self/task/{task}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:  # it has ended
+        return True
+    return state != "S" and int(task) != threading.get_native_id()
+
+
 @pytest.fixture
 def fork(fork_name: str) -> Callable[[], int]:
     """Each way to fork in turn; for run_in_child(fork=...)."""
@@ -81,7 +98,7 @@ def fork(fork_name: str) -> Callable[[], int]:
 
     def fork() -> int:
         gc.collect()  # of Threads that were not joined the interpreter would detach, in the child, what is not there
-        time.sleep(0.02)  # who has just been woken and waits for the GIL comes to its next wait
+        _settle()
         return FORKS[fork_name]()
 
     return fork
