@@ -198,6 +198,42 @@ def test_fork_inside_everything(tmp_path, where, child):
 
 
 @pytest.mark.parametrize("order", ["before", "after"])
+def test_threads_that_fork_at_once_in_a_program_that_imports_the_standard_executor(tmp_path, order):
+    """A thread that has that lock is not to wait for another's fork, which waits for it in a hook."""
+    imports = ["import concurrent.futures.thread", "import forksafe"]
+    lines = imports if order == "before" else imports[::-1]
+    succeeds(python(script(tmp_path / "program.py", "\n".join(lines) + """
+import logging, os, sys, threading, time
+lock = forksafe.Lock(hold=True)
+ran = {"before": 0, "after_in_parent": 0, "after_in_child": 0}
+def count(when):
+    ran[when] += 1
+for when in ran:
+    forksafe.register_at_fork(**{when: lambda when=when: count(when)})
+def fork():
+    pid = os.fork()
+    if pid == 0:
+        os._exit(ran["after_in_child"] + 4 * lock.locked())
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
+fork()
+sys.setswitchinterval(1e-5)
+longest = [0.0] * 3
+def forks(n):
+    for _ in range(60):
+        start = time.monotonic()
+        fork()
+        longest[n] = max(longest[n], time.monotonic() - start)
+        time.sleep(0.001)
+threads = [threading.Thread(target=forks, args=(n,)) for n in range(3)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+assert ran == {"before": 181, "after_in_parent": 181, "after_in_child": 0}, ran
+assert max(longest) < 9, longest
+assert not concurrent.futures.thread._global_shutdown_lock.locked()
+"""), timeout=100))  # fmt: skip
+
+
+@pytest.mark.parametrize("order", ["before", "after"])
 def test_hook_that_forks_in_a_program_that_imports_the_standard_executor(tmp_path, order):
     """concurrent.futures.thread holds a lock across each fork, and hooks of ours run while it does."""
     imports = ["import concurrent.futures.thread", "import forksafe"]

@@ -73,10 +73,12 @@ class Registration:
 class _Passage:
     """One fork, seen from the thread that makes it."""
 
-    __slots__ = ("gated", "held", "hooks", "overdue", "previous", "running")
+    __slots__ = ("era", "forks", "gated", "held", "hooks", "overdue", "previous", "running")
 
-    def __init__(self, hooks: tuple[Registration, ...]) -> None:
+    def __init__(self, hooks: tuple[Registration, ...], era: int = 0) -> None:
         self.hooks = hooks
+        self.era = era
+        self.forks = False  # it has been through `before`, and through nothing after it
         self.running: Registration | None = None
         self.held: list[Any] = []
         self.overdue: list[tuple[Any, int]] = []
@@ -110,6 +112,7 @@ def register_at_fork(
         registration._hooks[when] = _reference(hook, registration)
     with _changing:
         _registrations = (*_registrations, registration)
+    _keep_the_order()
     return registration
 
 
@@ -148,28 +151,31 @@ def _reference(hook: _Hook, registration: Registration) -> Callable[[], _Hook | 
     return WeakMethod(hook, gone)
 
 
-def _before() -> None:
+def _before(era: int) -> None:
     if not _registrations and not _passages and not held_across_forks():
         return  # then nothing has an order to keep
-    standard_lock = _let_go_of_standard_lock()  # nor may whoever waits at the gate have it
     me = atfork.token()
     stack = _passages.setdefault(me, [])
+    if stack and stack[-1].forks and stack[-1].era > era:
+        return  # those that were registered once more have begun this fork
+    standard_lock = _let_go_of_standard_lock(era)  # nor may whoever waits at the gate have it
     gated = lock_gate()
     running = [passage.running for passage in stack]
-    passage = _Passage(tuple(each for each in _registrations if each not in running))
+    passage = _Passage(tuple(each for each in _registrations if each not in running), era)
     passage.gated = gated
     stack.append(passage)
     passage.run("before", passage.hooks[::-1])
     passage.held, passage.overdue = _take_held_locks(me)
     passage.previous = atfork.exchange_forking(me)
+    passage.forks = True
     _take_again(standard_lock)
 
 
-def _after_in_parent() -> None:
+def _after_in_parent(era: int) -> None:
     stack = _passages and _passages.get(atfork.token())
-    if not stack:
+    if not stack or stack[-1].era != era:
         return
-    standard_lock = _let_go_of_standard_lock()
+    standard_lock = _let_go_of_standard_lock(era)
     passage = stack[-1]
     _leave(passage)
     passage.run("after_in_parent", passage.hooks)
@@ -177,9 +183,10 @@ def _after_in_parent() -> None:
         _warn_overdue(lock, ident)
     _pop(stack, passage)
     _take_again(standard_lock)
+    _keep_the_order()
 
 
-def _after_in_child() -> None:
+def _after_in_child(era: int) -> None:
     if not _passages:
         _run_due_hooks()
         return
@@ -190,22 +197,26 @@ def _after_in_child() -> None:
     if not stack:  # there was nothing to do before, or a server calls the child half of fork alone
         _run_due_hooks()
         return
-    _let_go_of_standard_lock()  # its own hook does so, too, when ours have run
+    if stack[-1].era != era:
+        return
+    _let_go_of_standard_lock(era)  # its own hook does so, too, when ours have run
     passage = stack[-1]
     _leave(passage)
     if atfork.mark_settled():
         passage.run("after_in_child", passage.hooks)
     _pop(stack, passage)
+    _keep_the_order()
 
 
-def _let_go_of_standard_lock() -> Any:
+def _let_go_of_standard_lock(era: int) -> Any:
     """A hook may fork, and concurrent.futures.thread has a lock that it takes before each fork and cannot take twice.
 
-    Where it was imported after forksafe it has taken it when our hooks begin, and gives it back after they have run.
-    Returns the lock if it is to be taken again. Nobody waits for anything here while it has that lock.
+    Where it was imported after our hooks were registered it has taken it when they begin, and gives it back after they
+    have run. Returns the lock if it is to be taken again. Nobody waits for anything here while it has that lock. That
+    another thread's fork may have it meanwhile is why this is for the first forks alone: see _keep_the_order().
     """
-    module: Any = None if _standard_came_first else sys.modules.get("concurrent.futures.thread")
-    if not hasattr(module, "ThreadPoolExecutor"):  # not imported, or not yet as far as its hooks
+    module = _standard_module() if _first_after_standard is None or era < _first_after_standard else None
+    if module is None:
         return None
     lock = module._global_shutdown_lock
     if not lock.locked():
@@ -214,12 +225,38 @@ def _let_go_of_standard_lock() -> Any:
     return lock
 
 
+def _standard_module() -> Any:
+    """concurrent.futures.thread, if it has been imported as far as its hooks."""
+    module = sys.modules.get("concurrent.futures.thread")
+    return module if hasattr(module, "ThreadPoolExecutor") else None
+
+
+def _keep_the_order() -> None:
+    """Once concurrent.futures.thread has registered its hooks, register ours once more: then they are outside of its.
+    The earlier ones go on with the forks that they have begun, and begin no other."""
+    global _first_after_standard
+    if _first_after_standard is None and _standard_module() is not None:
+        with _changing:
+            if _first_after_standard is None:
+                _first_after_standard = 1
+                _register(1)
+
+
+def _register(era: int) -> None:
+    os.register_at_fork(
+        before=lambda: _before(era),
+        after_in_parent=lambda: _after_in_parent(era),
+        after_in_child=lambda: _after_in_child(era),
+    )
+
+
 def _take_again(lock: Any) -> None:
     if lock is not None:
         lock.acquire(timeout=GATE_TIMEOUT)
 
 
 def _leave(passage: _Passage) -> None:
+    passage.forks = False
     atfork.exchange_forking(passage.previous)
     unlock_across_forks(passage.held)
 
@@ -346,8 +383,9 @@ def _warn_overdue(lock: Any, ident: int) -> None:
     warn_of_hazard(message, lock)
 
 
-_standard_came_first = "concurrent.futures.thread" in sys.modules
+_forks_here = hasattr(os, "register_at_fork")
+_first_after_standard = None if _forks_here and _standard_module() is None else 0  # the era of hooks; None: none yet
 _threading_after_fork = getattr(getattr(threading, "_after_fork", None), "__code__", None)
-if hasattr(os, "register_at_fork"):
+if _forks_here:
     atfork.set_late_hooks(_late)
-    os.register_at_fork(before=_before, after_in_parent=_after_in_parent, after_in_child=_after_in_child)
+    _register(0)
