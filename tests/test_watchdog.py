@@ -212,3 +212,23 @@ def test_bad_values(given):
     result = python("-c", "import forksafe; print('goes on')", env={"FORKSAFE_WATCHDOG": given})
     assert (result.returncode, result.stdout) == (0, "goes on\n")
     assert result.stderr == f"forksafe: FORKSAFE_WATCHDOG takes a number of seconds above 0, not {given!r}\n"
+
+
+@pytest.mark.parametrize("failing", ["remember", "threading.Thread.start"])
+def test_errors_of_its_own_are_one_line_and_the_program_goes_on(failing):
+    result = python("-W", "ignore", "-c", f"""
+import os, threading
+import forksafe
+from forksafe import watchdog
+def fails(*arguments):
+    raise RuntimeError("of\\nthe test")
+watchdog.{failing} = fails
+pid = os.fork()
+if pid == 0:
+    os._exit(3)
+assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3
+""", env={"FORKSAFE_WATCHDOG": "5"})  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("forksafe: the watchdog of process ")
+    assert line.endswith(" failed: RuntimeError: of the test")

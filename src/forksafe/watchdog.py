@@ -56,7 +56,11 @@ class Watchdog:
         now = time.monotonic()
         self._forks += 1
         if self._at_fork is None or self._forks <= _EACH or now - self._looked > 1 or self._at_fork.pid != os.getpid():
-            self._at_fork, self._looked = remember(), time.monotonic()
+            try:
+                self._at_fork, self._looked = remember(), time.monotonic()
+            except Exception as error:
+                self._at_fork = None
+                complain("the watchdog", error)
 
     def _after_in_parent(self) -> None:
         if self._watch is not None and not (is_alone() and atfork.call_soon(self._begin_when_forked)):
@@ -70,20 +74,24 @@ class Watchdog:
 
     def _after_in_child(self) -> None:
         at_fork = self._at_fork
-        self._watch = None
+        self._watch = self._thread = None
         if at_fork is not None and at_fork.pid != os.getpid():
             self._watch = Watch(at_fork, self._seconds)
             self._begin()
 
     def _begin(self) -> None:
         watch = self._watch
-        if watch is None:
+        if watch is None or (self._thread is not None and self._thread.is_alive()):
             return
         self._enough = enough = threading.Event()
         self._thread = threading.Thread(target=self._look, args=(watch, enough), name="forksafe-watchdog", daemon=True)
         watch.ignore = self._thread
         add_helper(self._thread)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:  # no thread can be started
+            self._watch = self._thread = None
+            complain("the watchdog", error)
 
     def _end(self) -> None:
         """A fork, and who asks for the number of threads, is not to meet the one that watches."""
