@@ -212,9 +212,10 @@ def test_a_failed_fork_lets_it_go_on(make):
     runs = Runs()
     thread = make(runs, interval=0.001)
     thread.start()
-    hooks._before()
+    era = hooks._first_after_standard or 0
+    hooks._before(era)
     assert quiescing.is_at_rest(thread)
-    hooks._after_in_parent()  # the interpreter calls it then, too
+    hooks._after_in_parent(era)  # the interpreter calls it then, too
     assert runs.go_on_here()
 
 
