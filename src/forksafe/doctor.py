@@ -24,7 +24,7 @@ from typing import Any
 
 from forksafe.cli import interpreter_flags, python_path
 from forksafe.doctor_children import SilentChildren
-from forksafe.doctor_report import Report, text_of, text_of_hang
+from forksafe.doctor_report import Events, Report, text_of, text_of_hang
 
 __all__ = ["main"]
 
@@ -124,17 +124,17 @@ def _run(options: _Options, folder: str) -> int:
         number: signal.signal(number, lambda number, frame: _pass_on(process, number))
         for number in (signal.SIGINT, signal.SIGTERM)
     }
-    told: set[str] = set()
+    events = Events(Path(folder))
     silent = SilentChildren(process.pid, Path(folder), options.hang)
     try:
         while process.poll() is None:
             time.sleep(_LOOK_EVERY)
             silent.look()
-            _tell_of_hangs(Path(folder), told)
+            _tell_of_hangs(events)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    _tell_of_hangs(Path(folder), told)
+    _tell_of_hangs(events)
     return process.returncode if process.returncode >= 0 else 128 - process.returncode
 
 
@@ -143,11 +143,9 @@ def _pass_on(process: subprocess.Popen[bytes], number: int) -> None:
         process.send_signal(number)
 
 
-def _tell_of_hangs(folder: Path, told: set[str]) -> None:
-    for event in Report.events(folder, "hang"):
-        key = str(event["pid"])
-        if key not in told:
-            told.add(key)
+def _tell_of_hangs(events: Events) -> None:
+    for event in events.new():
+        if event["event"] == "hang":
             print(text_of_hang(event), file=sys.stderr, end="", flush=True)
 
 

@@ -12,7 +12,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Fork", "Report", "text_of", "text_of_hang"]
+__all__ = ["Events", "Fork", "Report", "text_of", "text_of_hang"]
+
+
+class Events:
+    """What the program's processes have written. new() gives what has come since it was called last."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._read: dict[Path, int] = {}  # how many bytes of each file
+
+    def new(self) -> Iterator[dict[str, Any]]:
+        for path in sorted(self._folder.glob("events-*.jsonl")):
+            with path.open("rb") as file:
+                file.seek(self._read.get(path, 0))
+                lines = file.read()
+            lines = lines[: lines.rfind(b"\n") + 1]  # the rest of a line is yet to come
+            self._read[path] = self._read.get(path, 0) + len(lines)
+            for line in lines.decode("utf-8", "replace").splitlines():
+                try:
+                    yield json.loads(line)
+                except ValueError:
+                    continue
 
 
 @dataclass
@@ -45,7 +66,7 @@ class Report:
         hangs: list[dict[str, Any]] = []
         processes: dict[int, tuple[float, float]] = {}
         children: dict[str, int] = {}
-        for event in sorted(cls.events(folder), key=lambda event: event["time"]):
+        for event in sorted(Events(folder).new(), key=lambda event: event["time"]):
             pid, when = event["pid"], event["time"]
             processes[pid] = processes.get(pid, (when, when))[0], when
             if event["event"] == "fork":
@@ -60,17 +81,6 @@ class Report:
             if number in forks:
                 forks[number].child = pid
         return cls(command, status, list(forks.values()), hangs, processes)
-
-    @staticmethod
-    def events(folder: Path, kind: str = "") -> Iterator[dict[str, Any]]:
-        for path in sorted(folder.glob("events-*.jsonl")):
-            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-                try:
-                    event = json.loads(line)
-                except ValueError:
-                    continue
-                if not kind or event.get("event") == kind:
-                    yield event
 
     def has_problems(self) -> bool:
         """A child hung, or there was a hazard that is more than a note."""
