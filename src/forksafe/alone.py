@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 
-__all__ = ["add_helper", "exists", "helpers", "is_alone"]
+__all__ = ["add_helper", "count", "exists", "helpers", "is_alone"]
 
 _helpers: set[threading.Thread] = set()
 
@@ -31,10 +31,14 @@ def exists(native_id: int | None) -> bool:
     return os.path.exists(f"/proc/self/task/{native_id}")
 
 
+def count() -> int:
+    """How many threads the system knows in this process; 0 where it does not tell."""
+    try:
+        return os.stat("/proc/self/task").st_nlink - 2
+    except OSError:
+        return 0
+
+
 def is_alone() -> bool:
     """Whether the calling thread is the only one."""
-    count = len(helpers())
-    try:
-        return os.stat("/proc/self/task").st_nlink - 2 <= 1 + count
-    except OSError:
-        return threading.active_count() <= 1 + count
+    return (count() or threading.active_count()) <= 1 + len(helpers())

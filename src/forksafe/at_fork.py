@@ -15,7 +15,7 @@ from typing import Any
 
 from forksafe.seen_locks import HeldLock, held_locks
 from forksafe.seen_modules import imports_under_way
-from forksafe.seen_threads import frames_of, is_alone, other_threads, writers
+from forksafe.seen_threads import frames_of, is_alone, line_of, other_threads, writers
 
 __all__ = ["AtFork", "Vanished", "lines_of", "objects_of", "remember"]
 
@@ -75,7 +75,7 @@ def _vanished(thread: threading.Thread) -> Vanished:
 def lines_of(frames: Iterable[FrameType]) -> list[str]:
     """As text, but for the import system's own lines, and those that begin every thread."""
     return [
-        f"{code.co_filename}:{frame.f_lineno} in {code.co_name}"
+        line_of(frame)
         for frame in frames
         if not (code := frame.f_code).co_filename.startswith("<frozen importlib")
         and not (code.co_filename == threading.__file__ and code.co_name in _BEGINNINGS)

@@ -27,7 +27,7 @@ from forksafe.at_fork import lines_of, remember
 from forksafe.doctor_children import SIGNAL
 from forksafe.hazard import Hazard, complain, hazards
 from forksafe.hooks import register_at_fork
-from forksafe.seen_threads import frames_of, is_machinery, other_threads, up_from
+from forksafe.seen_threads import frames_of, is_machinery, line_of, other_threads, up_from
 from forksafe.stuck import Blocked, Stuck, explain, in_vain
 from forksafe.tracking import track_locks
 from forksafe.watchdog import Watchdog
@@ -143,10 +143,11 @@ def begin(folder: str) -> None:
 
 
 def _place_of_fork() -> str:
-    frame = sys._getframe(1)
-    while frame.f_back is not None and is_machinery(frame.f_code.co_filename):
-        frame = frame.f_back
-    return f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
+    """The innermost line that is the program's; if there is none, the outermost."""
+    for frame in up_from(sys._getframe(1)):
+        if not is_machinery(frame.f_code.co_filename):
+            break
+    return line_of(frame)
 
 
 def _is_there(thread: threading.Thread) -> bool:

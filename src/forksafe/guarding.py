@@ -14,12 +14,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any, Literal
 
 from forksafe.auditing import PROBE, add_audit_hook, answer
 from forksafe.errors import ForkHazardError, ForkHazardWarning
-from forksafe.hazard import KINDS, SEVERITIES, Hazard, Severity, complain, hazards
+from forksafe.hazard import Hazard, Severity, checked, complain, hazards
 from forksafe.locks import Lock
 
 __all__ = ["Guard", "guard"]
@@ -97,12 +97,7 @@ def guard(
     global _guards
     if action not in _ACTIONS:
         raise ValueError(f'guard(action) is "warn", "raise" or "log", not {action!r}')
-    if severity not in SEVERITIES:
-        raise ValueError(f'guard(severity=...) is "note", "warning" or "danger", not {severity!r}')
-    wanted = KINDS if kinds is None else tuple(kinds)
-    for kind in wanted:
-        if kind not in KINDS:
-            raise ValueError(f"guard(kinds=...) takes some of {', '.join(KINDS)}, not {kind!r}")
+    wanted = checked(kinds, severity, "guard")
     made = Guard(action, wanted, severity, _names(modules, "modules"), _names(ignore, "ignore"))
     if hasattr(os, "fork"):
         add_audit_hook(_audit, "guard()")
@@ -140,14 +135,10 @@ def _audit(event: str, args: tuple[Any, ...]) -> None:
         answer(_audit, args)
 
 
-def _place_of_fork(frame: Any) -> str:
-    from forksafe.seen_threads import place_of
+def _place_of_fork(frame: FrameType) -> str:
+    from forksafe.seen_threads import place_of, up_from
 
-    frames = []
-    while frame is not None:
-        frames.append(frame)
-        frame = frame.f_back
-    return place_of(frames)
+    return place_of(up_from(frame))
 
 
 def _message(found: list[Hazard], where: str) -> str:

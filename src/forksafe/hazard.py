@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-__all__ = ["KINDS", "SEVERITIES", "Hazard", "Severity", "complain", "hazards"]
+__all__ = ["KINDS", "SEVERITIES", "Hazard", "Severity", "checked", "complain", "hazards"]
 
 Severity = Literal["note", "warning", "danger"]
 
@@ -70,6 +70,17 @@ def complain(whose: str, error: BaseException) -> None:
     os.write(2, f"forksafe: {whose} of process {os.getpid()} failed: {type(error).__name__}: {text}\n".encode())
 
 
+def checked(kinds: Sequence[str] | None, severity: str, whose: str) -> tuple[str, ...]:
+    """The kinds that are meant. ValueError, which names the function, for a kind or a severity that there is not."""
+    wanted = KINDS if kinds is None else tuple(kinds)
+    for kind in wanted:
+        if kind not in KINDS:
+            raise ValueError(f"{whose}(kinds=...) takes some of {', '.join(KINDS)}, not {kind!r}")
+    if severity not in SEVERITIES:
+        raise ValueError(f'{whose}(severity=...) is "note", "warning" or "danger", not {severity!r}')
+    return wanted
+
+
 Finder = Callable[[], Iterable[Hazard]]
 
 
@@ -81,12 +92,7 @@ def hazards(kinds: Sequence[str] | None = None, severity: Severity = "note") -> 
     It looks at every object of the program if there are threads, which takes a tenth of a second and more; with a
     single thread it only looks at descriptors.
     """
-    wanted = KINDS if kinds is None else tuple(kinds)
-    for kind in wanted:
-        if kind not in KINDS:
-            raise ValueError(f"hazards(kinds=...) takes some of {', '.join(KINDS)}, not {kind!r}")
-    if severity not in SEVERITIES:
-        raise ValueError(f'hazards(severity=...) is "note", "warning" or "danger", not {severity!r}')
+    wanted = checked(kinds, severity, "hazards")
     if not hasattr(os, "fork"):
         return []
     from forksafe import seen_descriptors, seen_executors, seen_locks, seen_modules, seen_threads

@@ -66,7 +66,7 @@ def _socket(descriptor: int) -> Iterable[Hazard]:
         family = {socket.AF_INET: "TCP", socket.AF_INET6: "TCP", socket.AF_UNIX: "unix"}.get(sock.family)
         if family is None or sock.type != socket.SOCK_STREAM:
             return
-        here = _address(sock.getsockname)
+        here = _text_of(_ask(sock.getsockname))
         if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
             yield Hazard(
                 "listener",
@@ -76,12 +76,13 @@ def _socket(descriptor: int) -> Iterable[Hazard]:
                 "close_on_fork() it, unless children are there to accept",
             )
             return
-        peer = _address(sock.getpeername)
-        if not peer or (family == "unix" and not (here or peer).strip()):
+        address = _ask(sock.getpeername)
+        peer = _text_of(address)
+        if not peer:
             return
         if family == "unix" and peer == here == "(unnamed)":
             return  # a pair: how processes talk to their children
-        service = _PORTS.get(_port(sock))
+        service = _PORTS.get(address[1]) if isinstance(address, tuple) else None
         yield Hazard(
             "connection",
             "danger",
@@ -91,21 +92,22 @@ def _socket(descriptor: int) -> Iterable[Hazard]:
         )
 
 
-def _address(ask: Callable[[], Any]) -> str:
+def _ask(which: Callable[[], Any]) -> Any:
+    """An address as the socket has it; None if it has none."""
     try:
-        address = ask()
+        return which()
     except OSError:
+        return None
+
+
+def _text_of(address: Any) -> str:
+    if address is None:
         return ""
     if isinstance(address, tuple):
         return f"{address[0]}:{address[1]}"
     if isinstance(address, bytes):
         return "@" + address.rstrip(b"\0").lstrip(b"\0").decode("ascii", "replace")
     return address or "(unnamed)"
-
-
-def _port(sock: socket.socket) -> int:
-    address = sock.getpeername()
-    return address[1] if isinstance(address, tuple) else 0
 
 
 def _locked_file(descriptor: int, path: str) -> Iterable[Hazard]:

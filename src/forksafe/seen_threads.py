@@ -24,6 +24,7 @@ __all__ = [
     "frames_of",
     "is_alone",
     "is_machinery",
+    "line_of",
     "other_threads",
     "place_of",
     "system_call",
@@ -70,7 +71,11 @@ def place_of(frames: Iterable[FrameType]) -> str:
     best = next((frame for frame in found if not is_machinery(frame.f_code.co_filename)), found[0] if found else None)
     if best is None:
         return ""
-    return f"{best.f_code.co_filename}:{best.f_lineno} in {best.f_code.co_name}"
+    return line_of(best)
+
+
+def line_of(frame: FrameType) -> str:
+    return f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
 
 
 def is_machinery(filename: str) -> bool:

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from forksafe import alone
 from forksafe.asked_for import lock_asked_for
 from forksafe.at_fork import AtFork, Vanished, lines_of, objects_of
 from forksafe.seen_locks import OURS, RLOCKS, holder_of
@@ -123,7 +124,7 @@ class Watch:
             if found is not None:
                 return found
         idle = sum(blocked.may_want_a_lock() for blocked in unmoved)
-        if unmoved and self.at_fork.threads and idle == len(threads) and _tasks() in (0, len(threads) + 1):
+        if unmoved and self.at_fork.threads and idle == len(threads) and alone.count() in (0, len(threads) + 1):
             return in_vain(self.at_fork, unmoved[0])
         return None
 
@@ -242,14 +243,6 @@ def _is_idle_worker(frames: list[Any]) -> bool:
         ):
             return True
     return False
-
-
-def _tasks() -> int:
-    """How many threads the system knows here, libraries' included; 0 if it does not tell."""
-    try:
-        return os.stat("/proc/self/task").st_nlink - 2
-    except OSError:
-        return 0
 
 
 def _system_call(thread: threading.Thread) -> tuple[int | None, int]:
