@@ -38,7 +38,7 @@ def problems(path: str) -> list[str]:
             "benchmarks/__main__.py",
             "examples/cache.py",
         }
-        needed |= {"LICENSE", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "setup.py"}
+        needed |= {"LICENSE", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "setup.py", "docs/conf.py"}
         found = []
         unwanted = (".so", ".pyc", "build/")
     found += [f"missing: {name}" for name in sorted(needed - names)]
