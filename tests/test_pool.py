@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import gc
 import logging
 import math
 import pickle
@@ -72,6 +73,18 @@ def test_one_lease_for_one_block_after_another(new_pool):
     with lease as again:
         assert again is conn
     assert pool.stats().pool_available == 1
+
+
+def test_a_lease_that_is_dropped_inside_its_block_gives_back(new_pool):
+    """As contextlib's do, and as CPython 3.14 drops it where a signal's exception comes between enter and block."""
+    pool = new_pool(max_size=1)
+    lease = pool.connection()
+    conn = lease.__enter__()
+    del lease
+    gc.collect()
+    assert conn.done == ["rollback"] and pool.stats().pool_available == 1
+    with pool.connection(timeout=0) as again:
+        assert again is conn
 
 
 def test_given_back_by_hand_inside_the_block_is_given_back_once(new_pool):

@@ -172,6 +172,25 @@ def test_child(server, pool, calm_fork, state, action):
         assert conn.query("still") == f"{conn.number} still"
 
 
+def test_a_lease_that_the_child_drops_inside_its_block(server, pool, calm_fork):
+    leases = [pool.connection()]
+    conn = leases[0].__enter__()
+    before = server.received(conn.number)
+
+    def child():
+        leases.clear()
+        gc.collect()
+        return pool.stats().pool_size, len(uses_its_own(pool, [conn.number]))
+
+    assert run_in_child(child, 30, fork=calm_fork) == (0, SIZE)
+    assert server.received(conn.number) == before
+    assert conn.query("parent's") == f"{conn.number} parent's"
+    leases.clear()
+    gc.collect()
+    assert pool.getconn(timeout=0) is conn
+    pool.putconn(conn)
+
+
 # The same situations with a pool that knows nothing of forks.
 
 

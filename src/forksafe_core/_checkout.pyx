@@ -10,6 +10,7 @@ from cpython.pycapsule cimport PyCapsule_Import
 from cpython.ref cimport PyObject, Py_INCREF
 from libc.stdint cimport int64_t, uint64_t
 
+from sys import is_finalizing as sys_is_finalizing
 from types import GenericAlias
 
 from forksafe_core._atfork cimport settle
@@ -34,6 +35,7 @@ cdef extern from "context_methods.h":
 
 cdef const fs_api *fs = <const fs_api *>PyCapsule_Import(FS_API_CAPSULE, 0)
 cdef double MOST_SECONDS = 1e9
+cdef object is_finalizing = sys_is_finalizing  # kept where no module's end can take it away
 
 include "slots.pxi"
 
@@ -197,7 +199,7 @@ cdef int rescue(Slots slots, Item item, uint64_t loan, bint bad) except -1:
 @cython.no_gc
 @cython.freelist(16)
 cdef class Lease:
-    """What connection() returns."""
+    """What connection() returns. Also gives back when it is dropped without its __exit__() having been called."""
     cdef Checkout owner
     cdef Slots slots
     cdef Item item
@@ -205,6 +207,11 @@ cdef class Lease:
     cdef uint64_t loan
 
     __class_getitem__ = classmethod(GenericAlias)
+
+    def __dealloc__(self):
+        # Dropped within its block. `with` of CPython 3.14 does that to who is interrupted just before the block begins.
+        if self.item is not None and not is_finalizing():
+            leave(self)
 
 
 cdef object enter(object self):

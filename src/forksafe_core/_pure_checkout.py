@@ -7,6 +7,7 @@ then, as in any Python, the step that was interrupted goes on with what it finds
 from __future__ import annotations
 
 import functools
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -362,16 +363,20 @@ class Checkout:
 
 @final
 class Lease:
-    """What connection() returns."""
+    """What connection() returns. Also gives back when it is dropped without its __exit__() having been called."""
 
     __class_getitem__: Any = classmethod(GenericAlias)
+    _item: Item | None = None
 
     def __init__(self, owner: Checkout, timeout: float | None) -> None:
         if timeout is not None:
             owner._check_timeout(timeout)  # type: ignore[attr-defined]
         self._owner = owner
         self._timeout = timeout
-        self._item: Item | None = None
+
+    def __del__(self) -> None:
+        if self._item is not None and not sys.is_finalizing():
+            self.__exit__()
 
     def __enter__(self) -> Any:
         if self._item is not None:
