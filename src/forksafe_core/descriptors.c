@@ -2,6 +2,8 @@
 #define _GNU_SOURCE
 #include "descriptors.h"
 
+#include "glibc_floor.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>

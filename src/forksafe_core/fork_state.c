@@ -3,6 +3,7 @@
 #include "fork_state.h"
 
 #include "descriptors.h"
+#include "glibc_floor.h"
 
 #include <errno.h>
 #include <pthread.h>
