@@ -25,8 +25,15 @@ import forksafe
 def pytest_configure(config: pytest.Config) -> None:
     """Not in pyproject.toml: pytest would import forksafe for it, before coverage and the like have begun."""
     config.addinivalue_line("filterwarnings", "error::forksafe.ForkHazardWarning")
+    config.addinivalue_line("markers", "server: needs a PostgreSQL, a MariaDB or a Redis; every test that asks for one")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # what a shell's background jobs begin with
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if {"postgres", "mariadb", "redis_server"}.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker("server")
 
 
 FREE_THREADED = not getattr(sys, "_is_gil_enabled", lambda: True)()
