@@ -25,7 +25,7 @@ LIMIT = 5 if STANDARD else 60  # seconds for a child
 
 done = mmap.mmap(-1, MOST)  # shared with every child: how often each task was run
 executor = (concurrent.futures if STANDARD else forksafe).ThreadPoolExecutor(WORKERS)
-numbers = iter(range(MOST))
+numbers, numbers_lock = iter(range(MOST)), threading.Lock()  # two threads may get the same one without the GIL
 over = threading.Event()
 statuses: dict[str, int] = {}
 statuses_lock = threading.Lock()
@@ -76,7 +76,8 @@ def fork(where: str) -> None:
 def submit_all_the_time() -> None:
     pending = []
     while not over.is_set():
-        number = next(numbers)
+        with numbers_lock:
+            number = next(numbers)
         pending.append((number, executor.submit(task, number)))
         if len(pending) > 50:
             for number, future in pending:

@@ -16,6 +16,7 @@ import http.client
 import importlib
 import json
 import os
+import queue
 import shutil
 import signal
 import socket
@@ -221,11 +222,15 @@ class Sessions:
 
 def ask_all(ask):
     """ask(number) for each number below REQUESTS, by CLIENTS threads; what they were answered, in any order."""
-    numbers, answers, failures = iter(range(REQUESTS)), [], []
+    numbers, answers, failures = queue.SimpleQueue(), [], []
+    for number in range(REQUESTS):
+        numbers.put(number)
 
     def run():
-        for number in numbers:  # to take the next one is one step, so all can do it
-            if failures:
+        while not failures:
+            try:
+                number = numbers.get_nowait()
+            except queue.Empty:
                 return
             try:
                 answers.append(ask(number))

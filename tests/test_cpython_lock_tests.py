@@ -176,7 +176,8 @@ def test_documentation_of_local() -> None:
     with mock.patch.object(_threading_local, "local", forksafe.local):
         found = doctest.DocTestFinder().find(_threading_local, extraglobs={"local": forksafe.local})
         tests = [test for test in found if test.examples]
-        assert tests
+        if not tests:
+            pytest.skip("this Python has no doctest in threading.local's documentation any more")
         for test in tests:
             doctest.DebugRunner().run(test)
 

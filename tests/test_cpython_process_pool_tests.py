@@ -73,6 +73,9 @@ class ForksafeMixin(util.ExecutorMixin):
     def get_context(self) -> Any:
         return get_context()
 
+    def create_event(self) -> Any:
+        return self.manager.Event()  # as CPython's mixins for processes
+
 
 class InitializerTest(ForksafeMixin, init.InitializerMixin, util.BaseTestCase):
     pass

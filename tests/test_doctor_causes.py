@@ -8,7 +8,7 @@ import json
 import sys
 
 import pytest
-from conftest import FORKS, python, script
+from conftest import FORKS, FREE_THREADED, python, script
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the system does not tell what threads are in")
 
@@ -254,6 +254,8 @@ def diagnoses(tmp_path_factory):
 def test_the_cause_is_named(name, diagnoses):
     if name not in diagnoses:
         pytest.skip("no fork by C here")
+    if name == "a lock of the whole class" and FREE_THREADED and sys.version_info < (3, 14):
+        pytest.skip("this Python hides classes from gc once there was a thread: the lock is said to be the module's")
     report, said = diagnoses[name].result(timeout=120)
     _, blocked, expected = CAUSES[name]
     (fork,) = report["forks"]

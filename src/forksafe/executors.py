@@ -149,12 +149,13 @@ class ThreadPoolExecutor(_StandardExecutor):
                     self._crew, self._work = crew, crew.work
         return self._crew
 
-    def __del__(self) -> None:
+    def __del__(self, keep_alive: Callable[[object], None] = atfork.keep_alive) -> None:
+        # A default, for at the interpreter's end the module's names may be gone.
         crew = self.__dict__.get("_crew")
         if crew is None:
             return
         if crew.work.inherited:
-            atfork.keep_alive(crew)  # its threads vanished, and the interpreter would detach them
+            keep_alive(crew)  # its threads vanished, and the interpreter would detach them
         else:
             crew.close()
 

@@ -89,8 +89,8 @@ class Ticket:
     def __init__(self, owned: Owned) -> None:
         self.owned = owned
 
-    def __del__(self) -> None:
-        if self.owned.generation >= 0 and not sys.is_finalizing():
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        if self.owned.generation >= 0 and not is_finalizing():  # a default: the module's names may be gone then
             end(self.owned)
 
 

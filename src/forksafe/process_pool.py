@@ -165,9 +165,10 @@ class ProcessPoolExecutor(_StandardExecutor):
         context = self._mp_context or _WorkerContext(may_fork)
         return _StandardExecutor(self._max_workers, context, self._initializer, self._initargs, **more)
 
-    def __del__(self) -> None:
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        # At the interpreter's end the module's names may be gone, and all workers have ended.
         crew = self.__dict__.get("_crew")
-        if crew is not None and not crew.inherited:
+        if crew is not None and not is_finalizing() and not crew.inherited:
             crew.shutdown(False, False)
 
     def __reduce__(self) -> Any:
@@ -197,10 +198,10 @@ class _Crew:
     """What an executor has in one process: a standard executor, and what a child must know of it."""
 
     def __init__(self, inner: _StandardExecutor) -> None:
+        self._manager: Any = None  # first, so that it goes before the executor, which would wake it once more
+        self._processes: Any = None
         self.inner = inner
         self.generation = atfork.generation()
-        self._manager: Any = None
-        self._processes: Any = None
         _crews.difference_update([crew for crew in list(_crews) if crew.ended])
         _crews.add(self)
 

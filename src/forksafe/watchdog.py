@@ -66,11 +66,15 @@ class Watchdog:
         if self._watch is not None and not (is_alone() and atfork.call_soon(self._begin_when_forked)):
             self._begin()
 
-    def _begin_when_forked(self) -> None:
-        """From 3.12 on CPython looks for other threads when the hooks have run, and warns of the fork if there are."""
-        callers = up_from(sys._getframe(1))
-        if not (any(_is_hook(frame) for frame in callers) and atfork.call_soon(self._begin_when_forked)):
-            self._begin()
+    def _begin_when_forked(self) -> bool:
+        """From 3.12 on CPython looks for other threads when the hooks have run, and warns of the fork if there are.
+
+        True to be called again.
+        """
+        if any(_is_hook(frame) for frame in up_from(sys._getframe(1))):
+            return True
+        self._begin()
+        return False
 
     def _after_in_child(self) -> None:
         at_fork = self._at_fork

@@ -118,7 +118,10 @@ cdef int raise_errno(int error) except -1:
 
 
 def call_soon(function):
-    """Have the main thread call function() as soon as it runs Python code again. False if too many such calls wait."""
+    """Have the main thread call function() as soon as it runs Python code again, and once more while that gives True.
+
+    False if too many such calls wait: nothing is called.
+    """
     Py_INCREF(function)
     if Py_AddPendingCall(call_pending, <void *>function) == 0:
         return True
@@ -128,11 +131,14 @@ def call_soon(function):
 
 cdef int call_pending(void *function) noexcept:
     called = <object>function
-    Py_DECREF(called)
     try:
-        called()
+        # Asked for again by this, not by the function: CPython forgets one that Python code asks for within such a call
+        # where there is no GIL.
+        if called() is True and Py_AddPendingCall(call_pending, function) == 0:
+            return 0
     except BaseException as error:
         write_unraisable(error, called)
+    Py_DECREF(called)
     return 0
 
 

@@ -374,8 +374,8 @@ class Lease:
         self._owner = owner
         self._timeout = timeout
 
-    def __del__(self) -> None:
-        if self._item is not None and not sys.is_finalizing():
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        if self._item is not None and not is_finalizing():
             self.__exit__()
 
     def __enter__(self) -> Any:
