@@ -7,6 +7,8 @@ that existed at the fork are never freed in it.
 Why that survives fork: who is there is asked of the system, and when the child ends. Until then nothing is done that
 could let the GIL go, for after such a fork the interpreter may hang where it does.
 
+From CPython 3.15 on the interpreter asks its own list of threads as well, which is told, too.
+
 Not covered: is_alive() and join() of a thread that vanished are what they were in the parent.
 """
 
@@ -52,8 +54,9 @@ def _forget_vanished() -> None:
         return
     for thread in _there:
         # A thread of the child's own may have the ident of one that vanished.
-        if thread is None or thread.ident == survivor or exists(thread.native_id):
+        if thread is None or thread.native_id is None or thread.ident == survivor or exists(thread.native_id):
             continue
+        atfork.forget_thread(thread.native_id)
         if module._active.get(thread.ident) is thread:
             del module._active[thread.ident]
         lock = getattr(thread, "_tstate_lock", None)  # up to CPython 3.12

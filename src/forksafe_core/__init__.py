@@ -9,6 +9,7 @@ permits.h/.c         which thread holds how many of a semaphore's permits
 context_methods.h/.c __enter__ and __exit__ that cost a `with` statement little
 plain_new.h/.c       Lock() without the detour of an ordinary call
 lock_tracking.h/.c   since when a lock is held, while somebody wants to know
+thread_states.h      what the interpreter's end asks of threads that vanished
 glibc_floor.h        a build on a new Linux runs on an old one
 _atfork.pyx          binds fork_state and descriptors
 _locks.pyx           Lock, RLock

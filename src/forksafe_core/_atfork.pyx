@@ -21,6 +21,9 @@ cdef extern from "Python.h":
     void PyErr_SetObject(object type, object value)
     int Py_AddPendingCall(int (*func)(void *) noexcept, void *arg)
 
+cdef extern from "thread_states.h":
+    void forget_thread_state(unsigned long native_id)
+
 cdef int _error = fs_init()
 if _error:
     errno = _error
@@ -140,6 +143,11 @@ cdef int call_pending(void *function) noexcept:
         write_unraisable(error, called)
     Py_DECREF(called)
     return 0
+
+
+def forget_thread(unsigned long native_id):
+    """Do not let the interpreter's end wait for the state of this thread, which does not exist in this process."""
+    forget_thread_state(native_id)
 
 
 def keep_alive(obj):

@@ -150,6 +150,7 @@ atfork = types.SimpleNamespace(
     flagged=list,
     tombstone=lambda fd: None,
     call_soon=lambda function: False,
+    forget_thread=lambda native_id: None,
     keep_alive=lambda obj: None,
     set_late_hooks=lambda hooks: None,
     mark_settled=lambda: False,
