@@ -69,14 +69,18 @@ _HARMS = {
 CONTROLS = {driver: [Cell("no cure", *each) for each in harms] for driver, harms in _HARMS.items()}
 
 
+NEEDS = {"sqlalchemy": ("psycopg2",)}  # what a driver is used with here
+
+
 def cells_of(names: Iterable[str], cells: dict[str, list[Cell]]) -> list[Any]:
     """To parametrize a test with: drivers and their cells. One that is not installed is skipped once, not per cell."""
     import pytest  # here: the programs that run the cells do without
 
     found = []
     for driver in names:
-        if importlib.util.find_spec(driver) is None:
-            why = f"{driver} is not installed: {len(cells[driver])} cells are not tested"
+        missing = [each for each in (driver, *NEEDS.get(driver, ())) if importlib.util.find_spec(each) is None]
+        if missing:
+            why = f"{missing[0]} is not installed: {len(cells[driver])} cells are not tested"
             found.append(pytest.param(driver, None, marks=pytest.mark.skip(reason=why), id=driver))
         else:
             found += [pytest.param(driver, cell, id=f"{driver}-{cell}") for cell in cells[driver]]

@@ -209,9 +209,13 @@ def test_storm(tmp_path):
     """Forks of three threads while four threads work, and one that is started and stopped: nothing is ever torn."""
     result = python(script(tmp_path / "program.py", """
         import os, sys, threading, time, warnings
-        from forksafe import BackgroundThread
+        from forksafe import BackgroundThread, after_in_child
         warnings.simplefilter("ignore", DeprecationWarning)
         accounts = [[0, 0] for _ in range(4)]
+        torn = []
+        @after_in_child  # the first hook: before the threads go on here
+        def look():
+            torn[:] = [account for account in accounts if account[0] != account[1]]
         def change(account):
             account[0] += 1
             sum(range(500))
@@ -241,7 +245,7 @@ def test_storm(tmp_path):
                 time.sleep(0.001)
             return True
         def child():
-            if any(one != two for one, two in accounts) or not all(each.is_alive() for each in workers):
+            if torn or not all(each.is_alive() for each in workers):
                 return 3
             if not all_change():
                 return 4

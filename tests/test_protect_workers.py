@@ -339,7 +339,7 @@ def test_signal_handler_that_forks_while_waiting(pool, tmp_path):
 
     parent, before = os.getpid(), signal.signal(signal.SIGUSR1, fork)
     try:
-        threading.Thread(target=lambda: os.kill(parent, signal.SIGUSR1)).start()
+        threading.Timer(0.2, os.kill, (parent, signal.SIGUSR1)).start()  # by then get() sleeps
         failed = None
         try:
             result.get(LIMIT)

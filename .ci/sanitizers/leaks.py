@@ -125,6 +125,8 @@ def use_pool() -> None:
     with pool.connection() as one, pool.connection():
         fails(forksafe.PoolTimeout, lambda: pool.getconn(timeout=0))
         repr(one)
+    pool.connection().__enter__()  # a lease that is dropped gives back
+    assert pool.stats().pool_available == 2
     pool.close()
 
 
