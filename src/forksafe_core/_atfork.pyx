@@ -137,8 +137,10 @@ cdef int call_pending(void *function) noexcept:
     try:
         # Asked for again by this, not by the function: CPython forgets one that Python code asks for within such a call
         # where there is no GIL.
-        if called() is True and Py_AddPendingCall(call_pending, function) == 0:
-            return 0
+        if called() is True:
+            if Py_AddPendingCall(call_pending, function) == 0:
+                return 0
+            raise RuntimeError("too many calls wait for the main thread: this one is not made again")
     except BaseException as error:
         write_unraisable(error, called)
     Py_DECREF(called)
