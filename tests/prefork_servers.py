@@ -299,4 +299,5 @@ def shows_harm(server, ask):
     assert ask("thread", 1, LIMIT) == {"error": "the background thread does not count"}
     with ThreadPoolExecutor(2) as pool:
         hanging = [pool.submit(ask, part, number, HANGS) for number, part in enumerate(("executor", "lock"), 2)]
-    assert [type(each.exception()) for each in hanging] == [TimeoutError] * 2
+    # Or, from CPython 3.13 on, the worker crashes where it would wake a thread that is not there.
+    assert all(isinstance(each.exception(), (TimeoutError, ConnectionError)) for each in hanging)
