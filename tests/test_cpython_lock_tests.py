@@ -173,11 +173,12 @@ def test_documentation_of_local() -> None:
     """The documentation of threading.local is a doctest; what it shows holds for forksafe.local."""
     import _threading_local
 
+    if ">>>" not in (_threading_local.__doc__ or ""):
+        pytest.skip("this Python shows no examples there any more")
     with mock.patch.object(_threading_local, "local", forksafe.local):
         found = doctest.DocTestFinder().find(_threading_local, extraglobs={"local": forksafe.local})
         tests = [test for test in found if test.examples]
-        if not tests:
-            pytest.skip("this Python has no doctest in threading.local's documentation any more")
+        assert tests
         for test in tests:
             doctest.DebugRunner().run(test)
 
