@@ -36,6 +36,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("server")
 
 
+SHAPES_OUTPUT = ("CI", "BUILD_NUMBER", "COLUMNS", "FORCE_COLOR", "NO_COLOR", "PY_COLORS", "PYTHON_COLORS")
+SHAPES_OUTPUT += ("PYTEST_ADDOPTS", "PYTHONUNBUFFERED")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def plain_output() -> Iterator[None]:
+    """The programs that tests run write the same everywhere: under CI pytest would cut none of its lines short."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in SHAPES_OUTPUT:
+            patch.delenv(name, raising=False)
+        yield
+
+
 FREE_THREADED = not getattr(sys, "_is_gil_enabled", lambda: True)()
 FORK_HERE = hasattr(os, "fork")
 if not FORK_HERE:  # what is left to test: that everything imports, and works as threading's

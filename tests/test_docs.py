@@ -152,7 +152,6 @@ def folder(tmp_path: Path) -> Path:
 
 def environment_for(snippet: Snippet, folder: Path, request: pytest.FixtureRequest) -> dict[str, str]:
     environment = dict(os.environ)
-    environment.pop("PYTHONUNBUFFERED", None)
     environment["PATH"] = os.pathsep.join([str(folder.parent / "bin"), PATH])
     environment["PYTHONPATH"] = os.pathsep.join(os.path.abspath(each) for each in sys.path if each)
     environment["HOME"] = str(folder)  # where gunicorn has a socket
