@@ -195,9 +195,10 @@ class TestBarrier:
 
 
 class Closing:
-    """Stands for a connection: says goodbye when it is freed."""
+    """Stands for a connection: says goodbye, in the log of its test, when it is freed."""
 
-    log: list[str] = []  # noqa: RUF012
+    def __init__(self, log):
+        self.log = log
 
     def __del__(self):
         self.log.append("closed")
@@ -223,10 +224,10 @@ class TestLocal:
 
     def inherited_values_freed(self, module, busy):
         """How many values' finalisers run in a child, of the thread that forked and of one that vanished."""
-        Closing.log.clear()
+        log = []
         local = module.local()
-        busy(lambda: setattr(local, "connection", Closing()))
-        local.connection = Closing()
+        busy(lambda: setattr(local, "connection", Closing(log)))
+        local.connection = Closing(log)
 
         def child():
             nonlocal local
@@ -234,7 +235,7 @@ class TestLocal:
                 assert not hasattr(local, "connection")
             del local
             gc.collect()
-            return list(Closing.log)
+            return log
 
         return run_in_child(child)
 
@@ -245,24 +246,48 @@ class TestLocal:
         assert "closed" in self.inherited_values_freed(threading, busy)
 
     def test_untouched_in_the_child_and_then_freed(self, busy):
-        Closing.log.clear()
+        log = []
         local = forksafe.local()
-        local.connection = Closing()
+        local.connection = Closing(log)
 
         def child():
             nonlocal local
             local = None
             gc.collect()
-            return list(Closing.log)
+            return log
 
         assert run_in_child(child) == []
+
+    def test_untouched_in_the_child_and_then_garbage(self):
+        """In a cycle, which only the garbage collector frees, and clears before."""
+        log = []
+
+        class Client:
+            def __init__(self):
+                self.own = self
+                self.local = forksafe.local()
+                self.local.connection = Closing(log)
+                self.local.client = self
+
+        client = Client()
+
+        def child():
+            nonlocal client
+            client = None
+            gc.collect()
+            return log
+
+        assert run_in_child(child) == []
+        client = None
+        gc.collect()
+        assert log == ["closed"]
 
     def test_values_go_with_their_thread(self):
         local = forksafe.local()
         gone = []
 
         def work():
-            local.value = Closing()
+            local.value = Closing([])
             gone.append(weakref.ref(local.value))
 
         with threads(work, 3):
@@ -278,7 +303,7 @@ class TestLocal:
             gone = []
 
             def work():
-                local.value = Closing()
+                local.value = Closing([])
                 gone.append(weakref.ref(local.value))
 
             with threads(work, 2):

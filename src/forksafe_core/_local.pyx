@@ -20,6 +20,10 @@ cdef extern from "Python.h":
     object PyObject_GenericGetAttr(object o, object name)
     int PyObject_GenericSetAttr(object o, object name, object value) except -1
     PyObject *PyThreadState_GetDict()  # borrowed
+    ctypedef int (*visitproc)(PyObject *, void *) noexcept
+    ctypedef int (*traverseproc)(PyObject *, visitproc, void *) noexcept
+    ctypedef struct PyTypeObject:
+        traverseproc tp_traverse
 
 cdef const fs_api *fs = <const fs_api *>PyCapsule_Import(FS_API_CAPSULE, 0)
 cdef object MISSING = object()
@@ -98,6 +102,19 @@ cdef class local:
             delattr_of_type(self, name)
         elif attributes.pop(name, MISSING) is MISSING:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+
+# The garbage collector clears, and so frees, what it finds from garbage alone: inherited values must not be found.
+cdef traverseproc traverse_own = (<PyTypeObject *>local).tp_traverse
+
+
+cdef int traverse(PyObject *self, visitproc visit, void *arg) noexcept:
+    if (<local>self).stamp != atomic_load(&fs.page.stamp):
+        return 0
+    return traverse_own(self, visit, arg)
+
+
+(<PyTypeObject *>local).tp_traverse = traverse
 
 
 cdef dict own(local self):
