@@ -21,6 +21,7 @@ How this package is laid out, lowest first; each file's contract is at its top:
   protecting.py  protect(): objects that exist already
   adapters.py    what protect() does for a type; executor_, worker_, thread_adapters.py: for the standard library's,
                  library_, loky_adapters.py, http_pools.py, loops.py: for others'
+  disowning.py   what the standard library would end or join at a child's exit, and is the parent's
   imports.py     modules that a vanished thread was importing
   streams.py     standard streams and log files that a vanished thread was writing to
   watching.py    functions called when a module has been imported; making.py: when something has been made

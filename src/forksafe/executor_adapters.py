@@ -22,6 +22,7 @@ from types import FrameType
 from typing import Any
 
 from forksafe.adapters import drained, register_adapter
+from forksafe.disowning import disown_threads
 from forksafe.ending import end_process, end_with_thread
 from forksafe_core import atfork
 
@@ -77,9 +78,7 @@ def _renew(executor: Any) -> None:
     executor._work_queue = queue.SimpleQueue()
     executor._idle_semaphore = threading.Semaphore(0)
     executor._shutdown_lock = threading.Lock()
-    joined = getattr(sys.modules.get("concurrent.futures.thread"), "_threads_queues", {})
-    for thread in threads:
-        joined.pop(thread, None)  # whom the interpreter wakes and joins at exit
+    disown_threads(threads)
     own = running.pop(threading.get_ident(), None)
     waiting = [getattr(item, "future", None) for item in drained(work)]
     for future in [*waiting, *running.values()]:

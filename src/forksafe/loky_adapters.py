@@ -9,11 +9,11 @@ Why that survives fork: nothing of the parent's is closed, woken or freed; it is
 
 from __future__ import annotations
 
-import sys
 import threading
 from typing import Any
 
 from forksafe.adapters import register_adapter
+from forksafe.disowning import disown_processes, disown_threads
 from forksafe_core import atfork
 
 __all__ = ["MODULES"]
@@ -26,16 +26,12 @@ def _abandon(executor: Any) -> None:
 
     atfork.keep_alive(dict(vars(executor)))
     manager, pending = executor._executor_manager_thread, executor._pending_work_items
-    children: Any = getattr(sys.modules.get("multiprocessing.process"), "_children", set())
-    children.difference_update(executor._processes.values())  # whom multiprocessing joins at exit
+    disown_processes(executor._processes.values())
+    disown_threads([manager])
     executor._executor_manager_thread = None
     executor._processes, executor._pending_work_items = {}, {}
     executor._shutdown_lock = executor._flags.shutdown_lock = threading.Lock()
     executor._flags.shutdown = True
-    for name in MODULES:
-        wakeups = getattr(sys.modules.get(name), "_threads_wakeups", {})
-        if manager in wakeups:  # whom the interpreter wakes and joins at exit
-            del wakeups[manager]
     for item in pending.values():
         settle_inherited(item.future)
 

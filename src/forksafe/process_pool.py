@@ -18,7 +18,6 @@ and outlive an owner that is killed.
 
 from __future__ import annotations
 
-import concurrent.futures.process as _standard
 import functools
 import os
 import sys
@@ -29,12 +28,13 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from forksafe.disowning import disown_processes, disown_threads
 from forksafe.ending import end_process
 from forksafe.errors import InheritedFutureError
 from forksafe.futures import Future
 from forksafe.hooks import register_at_fork
 from forksafe.locks import Lock
-from forksafe.processes import Context, Process, disown, get_start_method, method_without_fork
+from forksafe.processes import Context, Process, get_start_method, method_without_fork
 from forksafe_core import atfork
 
 if TYPE_CHECKING:
@@ -292,12 +292,10 @@ def _after_in_child() -> None:
     global _crews
     inherited = {crew for crew in _crews if crew.inherited}
     _crews = _crews - inherited
-    wakeups: Any = getattr(_standard, "_threads_wakeups", {})
     for crew in inherited:
         atfork.keep_alive(crew)
-        if crew.manager is not None:
-            wakeups.pop(crew.manager, None)  # whom the interpreter wakes and joins at exit
-        disown(crew.processes.values())
+        disown_threads([crew.manager])
+        disown_processes(crew.processes.values())
 
 
 def _checked_workers(max_workers: int | None) -> int:

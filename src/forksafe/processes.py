@@ -44,6 +44,7 @@ from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any
 
 from forksafe.alone import helpers, is_alone
+from forksafe.disowning import disown_processes, disown_threads
 from forksafe.hooks import register_at_fork
 from forksafe.locks import Lock
 from forksafe_core import atfork
@@ -233,7 +234,8 @@ class Process(BaseProcess):
         self._untie = util.Finalize(self, lifeline.close)
 
     def _bootstrap(self, parent_sentinel: Any = None) -> Any:
-        _forget_this_worker()
+        # Forked by a worker of an executor, it would join itself at its exit, and end with status 1.
+        disown_threads([threading.current_thread()])
         if self._lifeline is not None:
             _kill_with_parent(self._lifeline.childs)
         elif self._tied:
@@ -255,13 +257,6 @@ class Process(BaseProcess):
                     "no open files, locks or lambdas"
                 )
             raise
-
-
-def _forget_this_worker() -> None:
-    """A child forked by a worker of a standard ThreadPoolExecutor would join itself at exit, and end with status 1."""
-    queues = getattr(sys.modules.get("concurrent.futures.thread"), "_threads_queues", None)
-    if queues is not None:
-        queues.pop(threading.current_thread(), None)
 
 
 class _Owned:
@@ -319,13 +314,9 @@ class Context(BaseContext):
 
 def _after_in_child() -> None:
     generation = atfork.generation()
-    disown(each for each in list(_std._children) if isinstance(each, Process) and each._popen.generation != generation)
+    ours = [each for each in list(_std._children) if isinstance(each, Process)]
+    disown_processes([each for each in ours if each._popen.generation != generation])
     _renew_servers()
-
-
-def disown(processes: Any) -> None:
-    """In a child: its parent's processes are not its own to end and to join when it exits."""
-    _std._children.difference_update(processes)
 
 
 def _renew_servers() -> None:

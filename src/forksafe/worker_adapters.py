@@ -17,7 +17,6 @@ workers finish what they have.
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 import weakref
@@ -25,6 +24,7 @@ from collections.abc import Callable
 from typing import Any
 
 from forksafe.adapters import drained, register_adapter
+from forksafe.disowning import disown_parents_processes, disown_threads
 from forksafe.ending import end_process, end_with_thread
 from forksafe.locks import Lock
 from forksafe.vanished import Nobody
@@ -48,12 +48,6 @@ def _settle_at_exit(obj: object) -> tuple[()]:
 
 
 _settles_at_exit = False
-
-
-def _disown_processes() -> None:
-    """Whom multiprocessing signals and joins at exit. One that was just being started is known nowhere else."""
-    children: Any = getattr(sys.modules.get("multiprocessing.process"), "_children", set())
-    children.difference_update([each for each in list(children) if each._parent_pid != os.getpid()])
 
 
 # ProcessPoolExecutor: what it has is replaced by nothing, and made by who first takes its lock.
@@ -99,7 +93,7 @@ def _renew_executor(executor: Any) -> None:
 
     before = dict(vars(executor))
     atfork.keep_alive(before)
-    _disown_processes()
+    disown_parents_processes()
     for manager in _managers_of(executor):
         _disown_manager(manager)
     executor._processes = None if executor._shutdown_thread else {}
@@ -120,9 +114,8 @@ def _managers_of(executor: Any) -> list[Any]:
 
 
 def _disown_manager(manager: Any) -> None:
-    wakeups: Any = getattr(sys.modules.get("concurrent.futures.process"), "_threads_wakeups", {})
     atfork.keep_alive((manager, dict(vars(manager))["processes"]))
-    wakeups.pop(manager, None)  # whom the interpreter wakes and joins at exit
+    disown_threads([manager])
     manager.processes = {}
     manager.shutdown_lock = threading.Lock()
     here: Any = threading.current_thread()
@@ -142,7 +135,7 @@ register_adapter("concurrent.futures.process.ProcessPoolExecutor", parts=_settle
 def _renew_pool(pool: Any) -> None:
     before = dict(vars(pool))
     atfork.keep_alive(before)
-    _disown_processes()
+    disown_parents_processes()
     here = threading.current_thread()
     if here in before["_pool"]:
         _end_after_task(here, before["_inqueue"], before["_outqueue"])
