@@ -22,7 +22,7 @@ import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
-from forksafe import (
+from forksafe import (  # noqa: F401  # most for the adapters that they register
     executor_adapters,
     finding,
     http_pools,
@@ -39,17 +39,6 @@ from forksafe_core import atfork
 __all__ = ["Adapter", "protect", "register_adapter", "unprotect"]
 
 T = TypeVar("T")
-
-# Imported for the adapters that they register.
-_TEACHERS = (
-    executor_adapters,
-    http_pools,
-    library_adapters,
-    loky_adapters,
-    loops,
-    thread_adapters,
-    worker_adapters,
-)
 
 
 class _Protection:
