@@ -7,6 +7,7 @@ import gc
 import os
 import platform
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -60,6 +61,7 @@ if not FORK_HERE:  # what is left to test: that everything imports, and works as
 
 if FORK_HERE:
     from servers import mariadb, postgres, redis_server  # noqa: F401  # fixtures
+    from sessions import Server, serving
 
 _libc: Any = ctypes.PyDLL(None, use_errno=True) if FORK_HERE else None
 SYS_CLONE = {"x86_64": 56, "aarch64": 220}.get(platform.machine())
@@ -122,6 +124,21 @@ def fork(fork_name: str) -> Callable[[], int]:
         return FORKS[fork_name]()
 
     return fork
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    a, b = socket.socketpair()
+    with a, b:
+        a.settimeout(5)
+        b.settimeout(5)
+        yield a, b
+
+
+@pytest.fixture(scope="module")
+def session_server() -> Iterator[Server]:
+    with serving() as running:
+        yield running
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from conftest import python, script, succeeds
-from sessions import serving
 
 HERE = str(Path(__file__).resolve().parent)
 INSTALL = "import forksafe; forksafe.install(connections=True)\n"
@@ -35,12 +34,6 @@ def run(tmp_path, text, *arguments, install=INSTALL, **more):
     Path(program).write_text(install + PRELUDE + body)
     path = os.pathsep.join(filter(None, [HERE, os.environ.get("PYTHONPATH")]))
     return python(program, *map(str, arguments), env={"PYTHONPATH": path, **more.pop("env", {})}, **more)
-
-
-@pytest.fixture(scope="module")
-def server():
-    with serving() as server:
-        yield server
 
 
 # The program's own sockets. A client that is collected in a child says goodbye on the connection that it has.
@@ -90,21 +83,21 @@ assert client.session == session
 
 
 @pytest.mark.parametrize("way", WAYS_TO_CONNECT)
-def test_a_child_cannot_end_its_parents_session(tmp_path, server, way):
+def test_a_child_cannot_end_its_parents_session(tmp_path, session_server, way):
     text = SAYS_GOODBYE.format(connect=textwrap.dedent(WAYS_TO_CONNECT[way]))
-    succeeds(run(tmp_path, text, server.port, "os.fork"))
-    control = run(tmp_path, text, server.port, "os.fork", install=ONLY_LOCKS)
+    succeeds(run(tmp_path, text, session_server.port, "os.fork"))
+    control = run(tmp_path, text, session_server.port, "os.fork", install=ONLY_LOCKS)
     assert control.returncode == 1
     assert "the server has closed this session" in control.stderr
 
 
-def test_every_way_to_fork(tmp_path, server, fork_name):
+def test_every_way_to_fork(tmp_path, session_server, fork_name):
     text = SAYS_GOODBYE.format(connect=WAYS_TO_CONNECT["create_connection"])
-    succeeds(run(tmp_path, text, server.port, fork_name))
-    assert run(tmp_path, text, server.port, fork_name, install=ONLY_LOCKS).returncode == 1
+    succeeds(run(tmp_path, text, session_server.port, fork_name))
+    assert run(tmp_path, text, session_server.port, fork_name, install=ONLY_LOCKS).returncode == 1
 
 
-def test_in_children_too(tmp_path, server):
+def test_in_children_too(tmp_path, session_server):
     """What a child connects is its own, and dead in its children."""
     text = """
         port = int(sys.argv[1])
@@ -125,8 +118,8 @@ def test_in_children_too(tmp_path, server):
         assert mine == still_mine
         print(len({first.session, mine, grandchilds}))
     """
-    assert succeeds(run(tmp_path, text, server.port)) == "3\n"
-    assert succeeds(run(tmp_path, text, server.port, install=ONLY_LOCKS)) == "2\n"
+    assert succeeds(run(tmp_path, text, session_server.port)) == "3\n"
+    assert succeeds(run(tmp_path, text, session_server.port, install=ONLY_LOCKS)) == "2\n"
 
 
 def test_connections_over_unix_sockets(tmp_path):
@@ -212,7 +205,7 @@ def test_a_log_over_tcp_loses_nothing(tmp_path):
 # keep_on_fork() and subprocess: what a child may have.
 
 
-def test_a_daemon_keeps_its_connection_if_it_says_so(tmp_path, server):
+def test_a_daemon_keeps_its_connection_if_it_says_so(tmp_path, session_server):
     """It connects, forks twice, and the grandchild goes on."""
     text = """
         client = Client(int(sys.argv[1]))
@@ -226,11 +219,11 @@ def test_a_daemon_keeps_its_connection_if_it_says_so(tmp_path, server):
                 return None
         print(in_child(lambda: in_child(daemon)) == session)
     """
-    assert succeeds(run(tmp_path, text, server.port, "keep")) == "True\n"
-    assert succeeds(run(tmp_path, text, server.port, "no")) == "False\n"
+    assert succeeds(run(tmp_path, text, session_server.port, "keep")) == "True\n"
+    assert succeeds(run(tmp_path, text, session_server.port, "no")) == "False\n"
 
 
-def test_a_program_started_with_the_connection_as_its_output(tmp_path, server):
+def test_a_program_started_with_the_connection_as_its_output(tmp_path, session_server):
     """As without forksafe, unless preexec_fn makes a fork of it: then keep_on_fork() is needed."""
     text = """
         import subprocess
@@ -249,13 +242,13 @@ def test_a_program_started_with_the_connection_as_its_output(tmp_path, server):
         forksafe.keep_on_fork(kept.sock)
         assert session(kept, preexec_fn=os.getpid)
     """
-    succeeds(run(tmp_path, text, server.port))
+    succeeds(run(tmp_path, text, session_server.port))
 
 
 # Turning it on and off.
 
 
-def test_installing_twice_adding_and_uninstalling(tmp_path, server):
+def test_installing_twice_adding_and_uninstalling(tmp_path, session_server):
     text = """
         import socket as s
         def is_flagged():
@@ -276,7 +269,7 @@ def test_installing_twice_adding_and_uninstalling(tmp_path, server):
         forksafe.uninstall(); forksafe.uninstall(); assert not is_flagged()
         forksafe.install(connections=False); assert not is_flagged()
     """
-    succeeds(run(tmp_path, text, server.port, install="import forksafe\n"))
+    succeeds(run(tmp_path, text, session_server.port, install="import forksafe\n"))
 
 
 @pytest.mark.parametrize("value", ["'yes'", "1", "None"])
@@ -334,7 +327,7 @@ def test_strange_events_and_sockets_raise_nothing(tmp_path):
     succeeds(run(tmp_path, text))
 
 
-def test_a_socket_is_flagged_before_it_is_connected(tmp_path, server):
+def test_a_socket_is_flagged_before_it_is_connected(tmp_path, session_server):
     """So that whenever another thread forks, none that is connected is shared. A later audit hook can see it."""
     text = """
         seen = []
@@ -351,10 +344,10 @@ def test_a_socket_is_flagged_before_it_is_connected(tmp_path, server):
                 sock.getpeername()
         assert seen == [True, True]
     """
-    succeeds(run(tmp_path, text, server.port))
+    succeeds(run(tmp_path, text, session_server.port))
 
 
-def test_threads_that_connect_while_others_fork(tmp_path, server):
+def test_threads_that_connect_while_others_fork(tmp_path, session_server):
     """Each process asks over connections of its own, whichever of its parent's it has a copy of."""
     text = """
         import threading
@@ -377,6 +370,6 @@ def test_threads_that_connect_while_others_fork(tmp_path, server):
         everyones = [*mine, *children]
         assert len(children) == 180 and len(set(everyones)) == len(everyones)
     """
-    result = run(tmp_path, text, server.port, timeout=60)
+    result = run(tmp_path, text, session_server.port, timeout=60)
     succeeds(result)
     assert "Exception in thread" not in result.stderr

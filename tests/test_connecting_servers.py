@@ -6,7 +6,7 @@ import textwrap
 
 import pytest
 from conftest import succeeds
-from test_connecting import ONLY_LOCKS, run, server  # noqa: F401
+from test_connecting import ONLY_LOCKS, run
 
 # A prefork server as gunicorn is one: the master has the listening socket, a pipe to each worker and, made before the
 # fork, a connection to a server behind it, as an application that is loaded first has.
@@ -73,12 +73,12 @@ assert len(sessions) == len(served)
 """
 
 
-def test_prefork_server(tmp_path, server, fork_name):  # noqa: F811
-    succeeds(run(tmp_path, PREFORK, server.port, fork_name))
+def test_prefork_server(tmp_path, session_server, fork_name):
+    succeeds(run(tmp_path, PREFORK, session_server.port, fork_name))
 
 
-def test_control_its_workers_share_the_masters_connection(tmp_path, server):  # noqa: F811
-    result = run(tmp_path, PREFORK, server.port, "os.fork", install=ONLY_LOCKS)
+def test_control_its_workers_share_the_masters_connection(tmp_path, session_server):
+    result = run(tmp_path, PREFORK, session_server.port, "os.fork", install=ONLY_LOCKS)
     assert result.returncode == 1
     assert "a worker used its master's connection" in result.stderr or "has closed this session" in result.stderr
 
@@ -219,6 +219,6 @@ PART
 
 @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
 @pytest.mark.parametrize("part", PARTS)
-def test_multiprocessing(tmp_path, server, method, part):  # noqa: F811
+def test_multiprocessing(tmp_path, session_server, method, part):
     text = PROGRAM.replace("PART", textwrap.indent(textwrap.dedent(PARTS[part]), " " * 4))
-    succeeds(run(tmp_path, text, server.port, method, tmp_path, timeout=60))
+    succeeds(run(tmp_path, text, session_server.port, method, tmp_path, timeout=60))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import io
 import os
-import socket
 import threading
 
 import pytest
@@ -13,15 +12,6 @@ import pytest
 import forksafe
 from forksafe.testing import ChildTimeout, run_in_child
 from forksafe_core import atfork
-
-
-@pytest.fixture
-def pair():
-    a, b = socket.socketpair()
-    b.settimeout(5)
-    yield a, b
-    a.close()
-    b.close()
 
 
 class Holder:

@@ -7,21 +7,15 @@ import threading
 
 import pytest
 from conftest import threads
-from sessions import Client, serving
+from sessions import Client
 
 import forksafe
 from forksafe.testing import run_in_child
 
 
-@pytest.fixture(scope="module")
-def server():
-    with serving() as running:
-        yield running
-
-
 @pytest.fixture
-def db(server):
-    db = forksafe.resource(lambda: Client(server.port), close=Client.close, per_thread=True)
+def db(session_server):
+    db = forksafe.resource(lambda: Client(session_server.port), close=Client.close, per_thread=True)
     yield db
     db.close()
 
@@ -49,12 +43,12 @@ def test_cleaned_up_when_its_thread_ends(db):
     assert cleaned_in == [ident]  # in the thread itself, as sqlite3 wants it
 
 
-def test_control_a_plain_thread_local_does_not_clean_up(server):
+def test_control_a_plain_thread_local_does_not_clean_up(session_server):
     kept = []
     local = threading.local()
 
     def use():
-        local.client = Client(server.port)
+        local.client = Client(session_server.port)
         kept.append(local.client)
 
     with threads(use, 1):
@@ -92,9 +86,9 @@ def test_a_vanished_threads_value_is_left_alone(db, busy):
     other.end()
 
 
-def test_control_the_parents_thread_local_is_shared_with_the_survivor(server):
+def test_control_the_parents_thread_local_is_shared_with_the_survivor(session_server):
     local = threading.local()
-    local.client = Client(server.port)
+    local.client = Client(session_server.port)
     mine = local.client.session
     assert run_in_child(lambda: local.client.session) == mine
 
@@ -109,7 +103,7 @@ def test_close_ends_those_of_all_threads(db, busy):
     other.end()
 
 
-def test_close_raises_and_still_ends_the_others(server, busy, monkeypatch):
+def test_close_raises_and_still_ends_the_others(session_server, busy, monkeypatch):
     ended, reported = [], []
     monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: reported.append(str(unraisable.exc_value)))
 
@@ -118,7 +112,7 @@ def test_close_raises_and_still_ends_the_others(server, busy, monkeypatch):
         client.close()
         raise ValueError(f"cannot end number {len(ended)}")
 
-    db = forksafe.resource(lambda: Client(server.port), close=clean_up, per_thread=True)
+    db = forksafe.resource(lambda: Client(session_server.port), close=clean_up, per_thread=True)
     db()
     other = busy(lambda: db())
     with pytest.raises(ValueError, match="cannot end number 1"):
@@ -127,8 +121,8 @@ def test_close_raises_and_still_ends_the_others(server, busy, monkeypatch):
     other.end()
 
 
-def test_on_fork_raise(server, fork):
-    db = forksafe.resource(lambda: Client(server.port), per_thread=True, on_fork="raise")
+def test_on_fork_raise(session_server, fork):
+    db = forksafe.resource(lambda: Client(session_server.port), per_thread=True, on_fork="raise")
     db()
 
     def refused():
@@ -139,12 +133,12 @@ def test_on_fork_raise(server, fork):
     assert run_in_child(refused, fork=fork)
 
 
-def test_generator(server):
+def test_generator(session_server):
     ended = []
 
     @forksafe.resource(per_thread=True)
     def db():
-        yield Client(server.port)
+        yield Client(session_server.port)
         ended.append(threading.get_ident())
 
     with threads(lambda: db(), 2):

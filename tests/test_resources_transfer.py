@@ -9,22 +9,16 @@ from pathlib import Path
 
 import pytest
 from conftest import FORKS, python, script, succeeds
-from sessions import Client, serving
+from sessions import Client
 from test_resources_at_exit import printed
 
 import forksafe
 from forksafe.testing import run_in_child
 
 
-@pytest.fixture(scope="module")
-def server():
-    with serving() as running:
-        yield running
-
-
 @pytest.fixture
-def db(server):
-    db = forksafe.resource(lambda: Client(server.port), close=Client.close, on_fork="transfer")
+def db(session_server):
+    db = forksafe.resource(lambda: Client(session_server.port), close=Client.close, on_fork="transfer")
     yield db
     db.close()
 
@@ -67,7 +61,7 @@ def test_a_fork_made_by_c_transfers_nothing(db, how):
     assert db().session == mine
 
 
-def test_a_fork_in_a_hook_is_the_next_fork(tmp_path, server):
+def test_a_fork_in_a_hook_is_the_next_fork(tmp_path, session_server):
     """In an interpreter of its own: concurrent.futures holds a lock around every fork, so one in a hook would hang."""
     text = """
         from forksafe.testing import run_in_child
@@ -80,15 +74,15 @@ def test_a_fork_in_a_hook_is_the_next_fork(tmp_path, server):
         registration.unregister()
         say(inner == [mine], theirs != mine, db.made, db().session not in (mine, theirs))
     """
-    assert printed(tmp_path, text, server.port) == ["True True False True"]
+    assert printed(tmp_path, text, session_server.port) == ["True True False True"]
 
 
 def test_not_made_yet(db):
     assert run_in_child(lambda: db().session) != db().session
 
 
-def test_control_discard_leaves_it_with_the_parent(server):
-    db = forksafe.resource(lambda: Client(server.port), close=Client.close)
+def test_control_discard_leaves_it_with_the_parent(session_server):
+    db = forksafe.resource(lambda: Client(session_server.port), close=Client.close)
     mine = db().session
     assert run_in_child(lambda: db().session) != mine
     assert db().session == mine
@@ -112,7 +106,7 @@ def test_no_descriptors_are_left_behind_but_the_tombstones():
     assert count() == before + 5
 
 
-def test_a_fork_that_fails_changes_nothing(tmp_path, server):
+def test_a_fork_that_fails_changes_nothing(tmp_path, session_server):
     text = """
         import resource
         from sessions import Client
@@ -131,13 +125,13 @@ def test_a_fork_that_fails_changes_nothing(tmp_path, server):
                 os._exit(0)
             say("forked")
     """
-    result = printed(tmp_path, text, server.port)
+    result = printed(tmp_path, text, session_server.port)
     if result == ["forked"]:
         pytest.skip("no fork can be made to fail here")
     assert result == ["True True"]
 
 
-def test_a_child_that_dies_before_it_has_it(tmp_path, server):
+def test_a_child_that_dies_before_it_has_it(tmp_path, session_server):
     program = script(
         tmp_path / "program.py",
         f"""
@@ -147,7 +141,7 @@ def test_a_child_that_dies_before_it_has_it(tmp_path, server):
         sys.path.insert(0, {str(Path(__file__).parent)!r})
         import forksafe
         from sessions import Client
-        db = forksafe.resource(lambda: Client({server.port}), close=Client.close, on_fork="transfer")
+        db = forksafe.resource(lambda: Client({session_server.port}), close=Client.close, on_fork="transfer")
         mine = db().session
         die = True
         os.waitpid(os.fork(), 0)
@@ -190,7 +184,7 @@ def test_clean_up_in_a_multiprocessing_child(tmp_path):
     assert printed(tmp_path, text) == ["end False", "joined 0"]
 
 
-def test_a_daemon_forks_twice(tmp_path, server):
+def test_a_daemon_forks_twice(tmp_path, session_server):
     text = """
         from sessions import Client
         db = forksafe.resource(lambda: Client(int(sys.argv[1])), on_fork="transfer")
@@ -207,7 +201,7 @@ def test_a_daemon_forks_twice(tmp_path, server):
         os.close(write)
         say(os.read(read, 10).decode())
     """
-    assert printed(tmp_path, text, server.port) == ["same"]
+    assert printed(tmp_path, text, session_server.port) == ["same"]
 
 
 def test_a_child_that_says_so_too_late_learns_that_it_may_not_have_it(db, monkeypatch):
