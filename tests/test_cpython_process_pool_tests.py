@@ -43,6 +43,11 @@ class ProcessPoolExecutor(process_pool.ProcessPoolExecutor):
             raise AttributeError(name)
         return getattr(crew.inner, name)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "_force_shutting_down":  # from CPython 3.14 on; set as if another thread were in kill_workers()
+            self._crew.inner._force_shutting_down = value
+        super().__setattr__(name, value)
+
 
 def assert_python_ok(*arguments: str, **environment: str) -> Any:
     """Programs, too, mean forksafe's."""
@@ -100,6 +105,18 @@ class AsCompletedTest(ForksafeMixin, as_completed.AsCompletedTests, util.BaseTes
 class ExecutorTest(ForksafeMixin, pool.ProcessPoolExecutorTest, util.BaseTestCase):
     # forksafe's has no context before its first submit(), and may have a forkserver's then.
     test_max_tasks_per_child_defaults_to_spawn_context = None
+    # They put a mock in place of what CPython's methods call, where forksafe's have the standard executor's called.
+    test_kill_workers = test_terminate_workers = None
+    test_gc_during_max_tasks_worker_exit_gh152967 = None  # the next one has it
+
+    if hasattr(pool.ProcessPoolExecutorTest, "_run_stranded_worker_exit_test"):
+
+        def test_shutdown_no_wait_max_tasks_gh119592(self) -> None:
+            """But for this: what was submitted is done here, even if nobody has the executor any more."""
+            self._run_stranded_worker_exit_test(shutdown=True, drop_reference=False)
+            for shutdown in (True, False):
+                with pytest.raises(AssertionError, match="BrokenProcessPool not raised"):
+                    self._run_stranded_worker_exit_test(shutdown=shutdown, drop_reference=True)
 
 
 class DeadlockTest(ForksafeMixin, deadlock.ExecutorDeadlockTest, util.BaseTestCase):
