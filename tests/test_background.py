@@ -12,7 +12,7 @@ import pytest
 from background_helpers import LIMIT, Account, begin, is_at_checkpoint, is_waiting, sleeps, wait_until
 from conftest import python, succeeds
 
-from forksafe import BackgroundThread, background_thread, restarting
+from forksafe import BackgroundThread, background_thread, quiesce, restarting
 
 pytest_plugins = ("background_fixtures",)
 
@@ -117,6 +117,17 @@ def test_stop_without_waiting_and_by_itself(make):
     assert thread.stop(wait=False) is False
     thread.join(LIMIT)
     assert not thread.is_alive()
+
+
+def test_a_loop_that_is_stopped_before_it_begins_is_called(make):
+    """For what it does at its end: nothing that was handed to it is lost."""
+    told = []
+    thread = make(lambda thread: told.append(thread.wait(LIMIT)))
+    with quiesce():
+        thread.start()
+        assert not thread.stop()
+    thread.join(LIMIT)
+    assert told == [True]
 
 
 def test_stop_that_takes_too_long(make):

@@ -114,7 +114,8 @@ class BackgroundThread:
         self._launch(run)
 
     def stop(self, timeout: float | None = None, *, wait: bool = True) -> bool:
-        """Have it end at its next checkpoint; True when it has ended.
+        """Have it end at its next checkpoint; True when it has ended. A loop that has not begun begins, and is told so
+        by its first wait().
 
         wait: for its end, at most timeout seconds. By the thread itself, and by one that keeps it at rest (in a hook
         around a fork, or a block of quiesce()), it is told, and False returned at once. It is not started in children

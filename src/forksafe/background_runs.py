@@ -142,7 +142,9 @@ class Run(threading.Thread):
     def _work(self) -> None:
         owner = self.owner
         if owner.interval is None:
-            if not self.checkpoint(None, first=True):
+            self.checkpoint(None, first=True)
+            # Also if it is to stop already: for what it does at its end. Not if start() has failed.
+            if not self.ended:
                 owner.target(owner, *owner._args, **owner._kwargs)
             return
         while not self.checkpoint(owner.interval):
