@@ -233,6 +233,20 @@ def test_a_check_that_always_fails_is_bounded(new_pool):
     wait_until(lambda: pool.stats().pool_size == pool.stats().pool_available)
 
 
+def test_a_refusal_is_told_also_if_the_time_ends_while_another_is_made(new_pool):
+    def connect():
+        assert made == [] or go.wait(LIMIT)
+        made.append(Conn())
+        return made[-1]
+
+    made, go = [], threading.Event()
+    pool = new_pool(connect, check=lambda conn: conn.no_such_thing, max_size=1)
+    with pytest.raises(PoolTimeout, match="check= does not refuse: 0 of 1 handed out, 1 being made") as raised:
+        pool.getconn(timeout=0.3)
+    assert isinstance(raised.value.__cause__, AttributeError)
+    go.set()
+
+
 def test_a_check_that_is_interrupted_closes(new_pool):
     def check(conn):
         raise KeyboardInterrupt

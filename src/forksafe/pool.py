@@ -188,19 +188,16 @@ class ConnectionPool(Upkeep[C]):
         check_seconds(timeout, "timeout")
 
     def _lend_slowly(self, timeout: float | None) -> Item[C]:
-        limit = self.timeout if timeout is None else timeout
-        began = time.monotonic()
-        again = False
-        pauses = _pauses()
+        request = _Request(self.timeout if timeout is None else timeout)
         while True:
             slots = self._current()
             waiter = Waiter()
             try:
-                if self._wait(slots, waiter, again, began, limit):
-                    if self._is_fit(slots, waiter, began + limit, pauses):
+                if self._wait(slots, waiter, request):
+                    if self._is_fit(slots, waiter, request):
                         item: Item[C] = waiter.item
                         return item
-                    again = not slots.inherited
+                    request.again = not slots.inherited
             except BaseException:
                 self._let_go(slots, waiter)
                 raise
@@ -240,18 +237,18 @@ class ConnectionPool(Upkeep[C]):
 
     # Lending.
 
-    def _wait(self, slots: Slots, waiter: Waiter, again: bool, began: float, limit: float) -> bool:
+    def _wait(self, slots: Slots, waiter: Waiter, request: _Request) -> bool:
         """Until the waiter has a connection. False when a fork made all this the parent's."""
-        if not slots.ask(waiter, again):
+        if not slots.ask(waiter, request.again):
             if slots.inherited:
                 return False
             raise self._closed_error()
         if waiter.item is not None:
             return True
-        slots.count("requests_queued", not again)
+        slots.count("requests_queued", not request.again)
         asked = time.monotonic()
         self._keep_up(slots)
-        in_time = waiter.wait(began + limit - time.monotonic()) or not slots.withdraw(waiter)
+        in_time = waiter.wait(request.deadline - time.monotonic()) or not slots.withdraw(waiter)
         slots.count("requests_wait_ms", round((time.monotonic() - asked) * 1000))
         if slots.inherited:
             return False
@@ -266,29 +263,27 @@ class ConnectionPool(Upkeep[C]):
                 del error
         if in_time:
             raise self._closed_error()
-        raise self._timeout_error(slots, limit)
+        raise self._timeout_error(slots, request)
 
-    def _is_fit(self, slots: Slots, waiter: Waiter, deadline: float, pauses: Iterator[float]) -> bool:
+    def _is_fit(self, slots: Slots, waiter: Waiter, request: _Request) -> bool:
         """May this connection be handed out? Else it is replaced, and the caller asks again."""
         item: Item[C] = waiter.item
         fresh, item.extra.fresh = item.extra.fresh, False
         maker, item.extra.maker = item.extra.maker, None
         if maker is not None and maker is not threading.current_thread():
             maker.join(MAKER_TIMEOUT)  # so that a program without threads has none again
-        refusal = None
         if fresh or not item.expired:
-            refusal = self._refusal(slots, item)
-            if refusal is None:
+            request.refusal = self._refusal(slots, item)
+            if request.refusal is None:
                 return not slots.inherited
         self._retire(slots, item)
         waiter.item = None
         if fresh:  # then the next one will hardly do better
-            left = deadline - time.monotonic()
+            left = request.deadline - time.monotonic()
             if left <= 0:
                 slots.count("requests_errors")
-                message = f"pool {self.name!r} had no connection in time that check= does not refuse"
-                raise PoolTimeout(message) from refusal
-            time.sleep(min(next(pauses), left))
+                raise self._timeout_error(slots, request)
+            time.sleep(min(next(request.pauses), left))
         return False
 
     def _refusal(self, slots: Slots, item: Item[C]) -> Exception | None:
@@ -327,15 +322,29 @@ class ConnectionPool(Upkeep[C]):
     def _closed_error(self) -> PoolClosed:
         return PoolClosed(f"pool {self.name!r} is closed, and gives no connections any more")
 
-    def _timeout_error(self, slots: Slots, limit: float) -> PoolTimeout:
+    def _timeout_error(self, slots: Slots, request: _Request) -> PoolTimeout:
         figures = slots.figures()
         making = figures["making"]
         out = figures["size"] - making - figures["idle"]
         more = f", {making} being made" if making else ""
-        return PoolTimeout(
-            f"pool {self.name!r} had no connection within {limit:g} s: {out} of {figures['max_size']} handed "
-            f"out{more}, {figures['waiting']} others wait"
+        unfit = "" if request.refusal is None else " that check= does not refuse"
+        error = PoolTimeout(
+            f"pool {self.name!r} had no connection within {request.limit:g} s{unfit}: {out} of {figures['max_size']} "
+            f"handed out{more}, {figures['waiting']} others wait"
         )
+        error.__cause__ = request.refusal
+        return error
+
+
+class _Request:
+    """What a thread that wants a connection remembers from one that it was given, and may not have, to the next."""
+
+    def __init__(self, limit: float) -> None:
+        self.limit = limit  # seconds
+        self.deadline = time.monotonic() + limit
+        self.again = False
+        self.pauses = _pauses()
+        self.refusal: Exception | None = None  # what check= had against the last one
 
 
 def _pauses() -> Iterator[float]:
