@@ -12,7 +12,7 @@ from conftest import FREE_THREADED, SYS_CLONE, hangs, script, succeeds
 from process_helpers import HEADER, linux, run_program
 
 PRELUDE = f"""
-import atexit, gc, warnings
+import atexit, gc, pathlib, warnings
 warnings.simplefilter("ignore", DeprecationWarning)  # of forks among threads
 import concurrent.futures
 from forksafe.process_pool import ProcessPoolExecutor
@@ -98,7 +98,7 @@ if __name__ == "__main__":
     parent = os.getpid()
 
     def fork(future):
-        assert future.result(0) == 32
+        assert future.result(0) == "done"
         pids.append(os.fork())
         if pids[0] == 0:
             signal.alarm(50)
@@ -107,8 +107,11 @@ if __name__ == "__main__":
             called.set()
 
     executor = ProcessPoolExecutor(1)
-    future = executor.submit(pow, 2, 5)
+    gate = pathlib.Path(__file__ + ".gate")  # were it done already, the callback would be called here
+    os.mkfifo(gate)
+    future = executor.submit(gate.read_text)
     future.add_done_callback(fork)
+    gate.write_text("done")
     assert called.wait(LIMIT)
     print("status", status_of(pids[0]), flush=True)
     assert executor.submit(pow, 2, 6).result(LIMIT) == 64

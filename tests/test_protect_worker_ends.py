@@ -120,10 +120,11 @@ STARTS = {
         (
             "context = multiprocessing.get_context('fork'); "
             "executor = forksafe.protect(concurrent.futures.ProcessPoolExecutor(1, context)); "
-            "future = executor.submit(pow, 2, 5); future.add_done_callback(task)"
+            "gate = os.pipe(); future = executor.submit(os.read, gate[0], 1); "  # were it done, it would be called here
+            "future.add_done_callback(task); os.write(gate[1], b'x')"
         ),
         (
-            "assert future.result({limit}) == 32; "
+            "assert future.result({limit}) == b'x'; "
             "assert executor.submit(pow, 2, 5).result({limit}) == 32; executor.shutdown()"
         ),
     ),
