@@ -29,6 +29,12 @@ def test_a_timeout_says_why(new_pool):
     with pytest.raises(TimeoutError):
         pool.getconn(timeout=0)
     assert pool.stats().requests_errors == 3 and pool.stats().requests_waiting == 0
+    try:
+        raise LookupError
+    except LookupError:
+        with pytest.raises(PoolTimeout) as raised:
+            pool.getconn()
+    assert isinstance(raised.value.__context__, LookupError) and not raised.value.__suppress_context__
 
 
 def test_a_timeout_of_zero_takes_what_is_idle(new_pool):

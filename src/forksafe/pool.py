@@ -332,7 +332,8 @@ class ConnectionPool(Upkeep[C]):
             f"pool {self.name!r} had no connection within {request.limit:g} s{unfit}: {out} of {figures['max_size']} "
             f"handed out{more}, {figures['waiting']} others wait"
         )
-        error.__cause__ = request.refusal
+        if request.refusal is not None:  # None would hide what the caller was handling
+            error.__cause__ = request.refusal
         return error
 
 
