@@ -8,19 +8,18 @@ from __future__ import annotations
 import os
 import sys
 
-__all__ = ["disown_parents_processes", "disown_processes", "disown_threads"]
+__all__ = ["LOKY", "disown_parents_processes", "disown_processes", "disown_threads"]
 
 TYPE_CHECKING = False  # importing typing takes longer than all the rest
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
+LOKY = ("loky.process_executor", "joblib.externals.loky.process_executor")
 # Where executors list their threads.
 _JOINED = (
     ("concurrent.futures.thread", "_threads_queues"),
-    ("concurrent.futures.process", "_threads_wakeups"),
-    ("loky.process_executor", "_threads_wakeups"),
-    ("joblib.externals.loky.process_executor", "_threads_wakeups"),
+    *((module, "_threads_wakeups") for module in ("concurrent.futures.process", *LOKY)),
 )
 
 

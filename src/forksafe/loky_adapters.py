@@ -13,12 +13,10 @@ import threading
 from typing import Any
 
 from forksafe.adapters import register_adapter
-from forksafe.disowning import disown_processes, disown_threads
+from forksafe.disowning import LOKY, disown_processes, disown_threads
 from forksafe_core import atfork
 
-__all__ = ["MODULES"]
-
-MODULES = ("loky.process_executor", "joblib.externals.loky.process_executor")
+__all__: list[str] = []
 
 
 def _abandon(executor: Any) -> None:
@@ -36,5 +34,5 @@ def _abandon(executor: Any) -> None:
         settle_inherited(item.future)
 
 
-for _module in MODULES:
+for _module in LOKY:
     register_adapter(f"{_module}.ProcessPoolExecutor", reset=_abandon)

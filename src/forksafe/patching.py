@@ -26,7 +26,8 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
-from forksafe import imports, locks, loky_adapters, streams
+from forksafe import imports, locks, streams
+from forksafe.disowning import LOKY
 from forksafe.hooks import Registration, register_at_fork
 from forksafe.lock_places import COLLECTIONS, NO_OWNERS, describe, is_bookkeeping, locks_of_threads
 from forksafe.making import Kind, Makers
@@ -67,7 +68,7 @@ _MADE = (
     Kind("concurrent.futures.process", "ProcessPoolExecutor", protect),
     Kind("multiprocessing.pool", "Pool", protect),
     Kind("logging.handlers", "QueueListener", protect),
-    *(Kind(module, "ProcessPoolExecutor", protect) for module in loky_adapters.MODULES),
+    *(Kind(module, "ProcessPoolExecutor", protect) for module in LOKY),
 )
 _OUR_TYPES = (locks.Condition, locks.Event, locks.Semaphore, locks.Barrier)
 
