@@ -37,8 +37,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("server")
 
 
-SHAPES_OUTPUT = ("CI", "BUILD_NUMBER", "COLUMNS", "FORCE_COLOR", "NO_COLOR", "PY_COLORS", "PYTHON_COLORS")
-SHAPES_OUTPUT += ("PYTEST_ADDOPTS", "PYTHONUNBUFFERED")
+SHAPES_OUTPUT = (
+    "CI", "BUILD_NUMBER", "COLUMNS", "FORCE_COLOR", "NO_COLOR", "PY_COLORS", "PYTHON_COLORS",
+    "PYTEST_ADDOPTS", "PYTHONUNBUFFERED",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -124,6 +126,12 @@ def fork(fork_name: str) -> Callable[[], int]:
         return FORKS[fork_name]()
 
     return fork
+
+
+def skip_without_the_gil(fork_name: str) -> None:
+    """For forks among running threads."""
+    if FREE_THREADED and fork_name != "os.fork":
+        pytest.skip("without the GIL another thread may have a lock of the interpreter's own at any moment")
 
 
 @pytest.fixture
@@ -218,7 +226,6 @@ def threads(target: Callable[[], object], count: int, limit: float = 30) -> Iter
 def python(*arguments: str, timeout: float = 30, **more: object) -> subprocess.CompletedProcess[str]:
     """This interpreter, run with arguments, in a session of its own that is killed as a whole when time is up."""
     environment = {**os.environ, **more.pop("env", {})}  # type: ignore[dict-item]
-    environment.pop("PYTHONUNBUFFERED", None)
     process = subprocess.Popen(
         [sys.executable, *arguments],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

@@ -9,7 +9,7 @@ import threading
 
 import pytest
 from background_helpers import LIMIT, Runs, in_child, is_at_checkpoint, sleeps, wait_until
-from conftest import FREE_THREADED, python, script, succeeds, threads
+from conftest import python, script, skip_without_the_gil, succeeds, threads
 
 import forksafe
 
@@ -150,8 +150,7 @@ def test_multiprocessing(make, no_hazards):
 @pytest.mark.parametrize("at_fork", ["restart", "stop"])
 def test_fork_in_a_signal_handler_while_its_end_is_waited_for(tmp_path, fork, at_fork):
     """The child is in the middle of join() for a thread that vanished."""
-    if FREE_THREADED and fork != "os.fork":
-        pytest.skip("without the GIL another thread may have a lock of the interpreter's own at any moment")
+    skip_without_the_gil(fork)
     succeeds(python(script(tmp_path / "program.py", f"""
         import ctypes, os, signal, sys, threading, time, forksafe
         sys.setswitchinterval(100)

@@ -8,7 +8,7 @@ import json
 import sys
 
 import pytest
-from conftest import FORKS, FREE_THREADED, python, script
+from conftest import FORKS, FREE_THREADED, python, script, skip_without_the_gil
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the system does not tell what threads are in")
 
@@ -244,7 +244,6 @@ def diagnose(folder, name):
 
 @pytest.fixture(scope="module")
 def diagnoses(tmp_path_factory):
-    # Without the GIL a thread, here the doctor's, may have a lock of the interpreter's own at any moment.
     by_c = "C fork" in FORKS and not FREE_THREADED
     names = [name for name in CAUSES if name not in BY_C or by_c]
     with concurrent.futures.ThreadPoolExecutor(len(names)) as executor:
@@ -254,8 +253,10 @@ def diagnoses(tmp_path_factory):
 
 @pytest.mark.parametrize("name", CAUSES)
 def test_the_cause_is_named(name, diagnoses):
+    if name in BY_C:
+        skip_without_the_gil("C fork")  # the doctor's thread is one
     if name not in diagnoses:
-        pytest.skip("no fork by C here, or no GIL, which keeps such a fork from among the interpreter's own locks")
+        pytest.skip("no fork by C here")
     if name == "a lock of the whole class" and FREE_THREADED and sys.version_info < (3, 14):
         pytest.skip("this Python hides classes from gc once there was a thread: the lock is said to be the module's")
     report, said = diagnoses[name].result(timeout=120)

@@ -9,7 +9,7 @@ import sys
 import threading
 
 import pytest
-from conftest import FORKS, FREE_THREADED, HANDLERS_RUN, python, script, succeeds, threads
+from conftest import FORKS, HANDLERS_RUN, python, script, skip_without_the_gil, succeeds, threads
 
 import forksafe
 from forksafe import testing
@@ -163,8 +163,7 @@ def test_overlapping_forks_from_several_threads(fork, fork_name):
     After a C fork among threads that compete for it, the child's interpreter may hang where it lets go the GIL (its
     condition variable is inherited in use), so that child only computes and leaves.
     """
-    if FREE_THREADED and fork_name != "os.fork":
-        pytest.skip("without the GIL a thread may have a lock of the interpreter's own at any moment")
+    skip_without_the_gil(fork_name)
     before = forksafe.generation()
     start, all_forked = threading.Barrier(6), threading.Barrier(6)
     statuses = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from conftest import FORKS, FREE_THREADED, python, script, succeeds
+from conftest import FORKS, python, script, skip_without_the_gil, succeeds
 
 LIMIT = 30
 
@@ -57,8 +57,7 @@ os._exit(0)
 def test_a_child_leaves_the_workers_alone_at_its_exit(tmp_path, how):
     if how not in FORKS:
         pytest.skip("forks by C are not tested here")
-    if FREE_THREADED and how == "C fork":
-        pytest.skip("without the GIL a pool's thread may have a lock of the interpreter's own at any moment")
+    skip_without_the_gil(how)
     path = script(tmp_path / "program.py", EXIT.format(protected=True, limit=LIMIT, alarm=LIMIT, fork=how))
     assert succeeds(python(path, timeout=2 * LIMIT)).split() == ["7", "True", "False"]
 

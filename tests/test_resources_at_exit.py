@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from conftest import SYS_CLONE, python, script, succeeds
-from sessions import serving
 
 HEADER = f"""
 import atexit, functools, multiprocessing, os, sys, threading
@@ -117,22 +116,20 @@ if sys.platform == "linux" and SYS_CLONE:
 
 
 @pytest.mark.parametrize("how", list(FORKS))
-def test_a_child_that_exits_leaves_the_parents_session(lines, how):
-    with serving() as server:
-        text = PARENTS_SESSION.format(
-            db="db = forksafe.resource(lambda: Client(port), close=Client.close)", fork=FORKS[how]
-        )
-        assert lines(text, server.port) == ["True"]
+def test_a_child_that_exits_leaves_the_parents_session(lines, session_server, how):
+    text = PARENTS_SESSION.format(
+        db="db = forksafe.resource(lambda: Client(port), close=Client.close)", fork=FORKS[how]
+    )
+    assert lines(text, session_server.port) == ["True"]
 
 
-def test_control_a_cached_connection_loses_its_session(tmp_path):
-    with serving() as server:
-        text = PARENTS_SESSION.format(
-            db="db = functools.lru_cache(lambda: Client(port))\n    client = db()", fork=FORKS["os.fork"]
-        )
-        result = run(tmp_path, text, server.port)
-        assert result.returncode == 1
-        assert "ConnectionError" in result.stderr or "BrokenPipeError" in result.stderr, result.stderr
+def test_control_a_cached_connection_loses_its_session(tmp_path, session_server):
+    text = PARENTS_SESSION.format(
+        db="db = functools.lru_cache(lambda: Client(port))\n    client = db()", fork=FORKS["os.fork"]
+    )
+    result = run(tmp_path, text, session_server.port)
+    assert result.returncode == 1
+    assert "ConnectionError" in result.stderr or "BrokenPipeError" in result.stderr, result.stderr
 
 
 def test_not_after_os_exit(lines):
