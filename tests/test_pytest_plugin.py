@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from conftest import python, script
+
+from support.programs import python, script
 
 TESTS = """
 import os, threading

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers import keepers
 
 import forksafe
 from forksafe import testing
 from forksafe.testing import ChildError, ChildTimeout, run_in_child
+from support.servers import keepers
 
 
 def _multiprocessings() -> set[int]:
@@ -170,7 +170,7 @@ def test_fork_that_fails():
 
 
 def test_atexit_does_not_run_in_the_child(tmp_path):
-    from conftest import python, script, succeeds
+    from support.programs import python, script, succeeds
 
     program = script(
         tmp_path / "program.py",

@@ -1,4 +1,4 @@
-"""protect() and install() for concurrent.futures' own ThreadPoolExecutor; controls are in test_executors.py, too."""
+"""protect() and install() for concurrent.futures' ThreadPoolExecutor; controls are in executors/test_thread.py, too."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import weakref
 from concurrent.futures import as_completed, wait
 
 import pytest
-from conftest import python, script, succeeds
-from executor_helpers import QUEUE, Blocked, program
 
 import forksafe
 from forksafe.testing import ChildTimeout, run_in_child
+from support.executors import QUEUE, Blocked, program
+from support.programs import python, script, succeeds
 
 
 class Counting(concurrent.futures.ThreadPoolExecutor):

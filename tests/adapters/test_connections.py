@@ -80,7 +80,7 @@ def test_a_connections_own_lock(postgres, busy):
 
 
 def test_a_sqlite_file_under_sqlalchemy(tmp_path):
-    """A file is opened anew in the child; what is in memory stays (see test_protect_libraries.py)."""
+    """A file is opened anew in the child; what is in memory stays (see test_sqlalchemy.py)."""
     sqlalchemy = pytest.importorskip("sqlalchemy")
     engine = forksafe.protect(sqlalchemy.create_engine(f"sqlite:///{tmp_path}/file.db"))
     with engine.begin() as connection:

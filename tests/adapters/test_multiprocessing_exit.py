@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from conftest import FORKS, python, script, skip_without_the_gil, succeeds
+
+from support.forks import FORKS, skip_without_the_gil
+from support.programs import python, script, succeeds
 
 LIMIT = 30
 

@@ -11,10 +11,10 @@ import threading
 import time
 
 import pytest
-from conftest import threads
 
 import forksafe
 from forksafe.testing import ChildTimeout, run_in_child
+from support.threads import threads
 
 MAKERS = {
     "Lock": (threading.Lock, lambda x: x.acquire, lambda x: x.release),
@@ -82,7 +82,7 @@ def test_rlock_held_by_the_thread_that_forks_is_kept(busy):
 
 
 def test_lock_held_by_the_only_thread_is_kept(tmp_path):
-    from conftest import python, script, succeeds
+    from support.programs import python, script, succeeds
 
     program = script(
         tmp_path / "program.py",

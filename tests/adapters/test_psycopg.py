@@ -8,13 +8,10 @@ from __future__ import annotations
 import gc
 
 import pytest
-from protect_helpers import PID, scalar
 
 import forksafe
 from forksafe.testing import run_in_child
-
-pytest_plugins = ("protect_fixtures",)
-
+from support.sql import PID, scalar
 
 # psycopg_pool
 
@@ -126,93 +123,6 @@ def test_control_psycopg2_pool(psycopg2_pool):
         run_in_child(lambda: psycopg2_pool.getconn() and None)
     for connection in taken:
         psycopg2_pool.putconn(connection)
-
-
-# redis
-
-
-def test_redis(redis_server, tls, fork):
-    redis = pytest.importorskip("redis")
-    client = forksafe.protect(redis.Redis(**redis_server.arguments(tls)))
-    session = client.client_id()
-
-    def child():
-        forksafe.generation()
-        own = client.client_id()
-        client.close()
-        gc.collect()
-        return own
-
-    assert run_in_child(child, fork=fork) != session
-    assert client.client_id() == session
-
-
-def test_control_redis_single_connection(redis_server):
-    redis = pytest.importorskip("redis")
-    client = redis.Redis(**redis_server.arguments(), single_connection_client=True)
-    session = client.client_id()
-    assert run_in_child(client.client_id) == session  # the parent's own connection
-    client.close()
-
-
-def test_redis_single_connection(redis_server):
-    redis = pytest.importorskip("redis")
-    client = forksafe.protect(redis.Redis(**redis_server.arguments(), single_connection_client=True))
-    session = client.client_id()
-
-    def child():
-        try:
-            return client.client_id()
-        except redis.ConnectionError:
-            return client.client_id()
-
-    assert run_in_child(child) != session
-    assert client.client_id() == session
-    client.close()
-
-
-# peewee
-
-
-def test_peewee(mariadb):
-    peewee = pytest.importorskip("peewee")
-    pytest.importorskip("pymysql")
-    arguments = mariadb.arguments()
-    for make in (peewee.MySQLDatabase, __import__("playhouse.pool").pool.PooledMySQLDatabase):
-        database = forksafe.protect(make(arguments.pop("database", "test"), **arguments))
-
-        def session(database=database):
-            return database.execute_sql("SELECT CONNECTION_ID()").fetchone()[0]
-
-        mine = session()
-        assert run_in_child(lambda session=session: (session(), gc.collect())[0]) != mine
-        assert session() == mine
-        database.close()
-
-
-def test_peewee_on_postgres(postgres, fork):
-    peewee = pytest.importorskip("peewee")
-    pytest.importorskip("psycopg2")
-    database = peewee.PostgresqlDatabase("postgres", user="postgres", host=postgres.folder, port=postgres.port)
-    forksafe.protect(database)
-
-    def session():
-        return database.execute_sql(PID).fetchone()[0]
-
-    mine = session()
-    assert run_in_child(lambda: (forksafe.generation(), session(), database.close())[1], fork=fork) != mine
-    assert session() == mine
-    database.close()
-
-
-def test_control_peewee(postgres):
-    peewee = pytest.importorskip("peewee")
-    pytest.importorskip("psycopg2")
-    database = peewee.PostgresqlDatabase("postgres", user="postgres", host=postgres.folder, port=postgres.port)
-    database.execute_sql(PID)
-    run_in_child(lambda: database.close() and None)
-    with pytest.raises(peewee.DatabaseError):
-        database.execute_sql(PID)
 
 
 def test_they_are_held_weakly(postgres):

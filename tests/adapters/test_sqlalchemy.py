@@ -10,13 +10,11 @@ import logging
 import multiprocessing
 
 import pytest
-from protect_helpers import PID, scalar
 
 import forksafe
 from forksafe.testing import run_in_child
 from forksafe_core import atfork
-
-pytest_plugins = ("protect_fixtures",)
+from support.sql import PID, scalar
 
 
 @pytest.fixture

@@ -9,8 +9,6 @@ import pytest
 import forksafe
 from forksafe.testing import ChildTimeout, run_in_child
 
-pytest_plugins = ("protect_fixtures",)
-
 
 class Client:
     """An SDK client: a lock, a queue, and a connection inside something inside."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from conftest import FORKS, SYS_CLONE, python, script, succeeds
+
+from support.forks import FORKS, SYS_CLONE
+from support.programs import python, script, succeeds
 
 PROGRAM = """
 import ctypes, os, signal, sys, threading, time

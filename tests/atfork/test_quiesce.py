@@ -1,4 +1,4 @@
-"""fork_grace and quiesce(): a fork finds no task in the middle."""
+"""quiesce(): a fork finds no task in the middle."""
 
 from __future__ import annotations
 
@@ -10,138 +10,13 @@ import time
 import warnings
 
 import pytest
-from conftest import FORKS, Busy, python, script, succeeds
 
 import forksafe
 from forksafe import hooks, quiescing
 from forksafe.testing import run_in_child
-
-
-class Account:
-    """Two numbers that a task changes one after the other; torn while they differ."""
-
-    def __init__(self):
-        self.one = self.two = 0
-        self.torn, self.go_on = threading.Event(), threading.Event()
-
-    def change(self):
-        self.one += 1
-        self.torn.set()
-        self.go_on.wait(10)
-        self.two += 1
-
-    def in_child(self):
-        return self.one == self.two
-
-
-def let_go_when_it_waits(account, executor):
-    """Have the task go on once the fork has paused the executor, and not before."""
-
-    def watch():
-        deadline = time.monotonic() + 10
-        while not quiescing.is_at_rest(executor) and time.monotonic() < deadline:
-            time.sleep(0.01)
-        account.go_on.set()
-
-    return Busy(lambda: None, watch)
-
-
-def test_fork_waits_for_the_task():
-    with forksafe.ThreadPoolExecutor(2, fork_grace=10) as executor:
-        account = Account()
-        future = executor.submit(account.change)
-        assert account.torn.wait(10)
-        thread = let_go_when_it_waits(account, executor)
-        thread._go.set()
-        assert run_in_child(account.in_child) is True
-        assert future.result(10) is None
-        assert executor.submit(pow, 2, 5).result(10) == 32
-        thread.end()
-
-
-def test_control_without_grace_the_child_finds_it_torn():
-    with forksafe.ThreadPoolExecutor(2) as executor:
-        account = Account()
-        executor.submit(account.change)
-        assert account.torn.wait(10)
-        assert run_in_child(account.in_child) is False
-        account.go_on.set()
-
-
-def test_nothing_begins_while_a_fork_waits():
-    begun = []
-    with forksafe.ThreadPoolExecutor(2, fork_grace=0) as executor:
-        executor.submit(pow, 2, 5).result(10)
-        late = []
-
-        def hook():  # runs first, then the executor is paused; and in the parent after it goes on again
-            late.append(executor.submit(begun.append, "submitted before the fork"))
-
-        registration = forksafe.register_at_fork(before=hook)
-
-        def child():
-            return list(begun), executor.submit(pow, 2, 6).result(10)
-
-        _, value = run_in_child(child)
-        registration.unregister()
-        assert value == 64
-        assert late[0].result(10) is None
-
-
-def test_time_is_up():
-
-    with (
-        warnings.catch_warnings(record=True) as caught,
-        forksafe.ThreadPoolExecutor(2, "slow", fork_grace=0.2) as executor,
-    ):
-        warnings.simplefilter("always")
-        account = Account()
-        future = executor.submit(account.change)
-        assert account.torn.wait(10)
-        assert run_in_child(lambda: executor.submit(pow, 2, 5).result(10)) == 32
-        account.go_on.set()
-        future.result(10)
-        assert executor.submit(pow, 2, 6).result(10) == 64
-    (warning,) = [each for each in caught if each.category is forksafe.ForkHazardWarning]
-    text = str(warning.message)
-    assert "slow_0 in wait (threading.py, line" in text
-    assert "fork_grace" in text
-
-
-def test_task_that_forks_waits_for_the_others_only():
-    with forksafe.ThreadPoolExecutor(2, fork_grace=10) as executor:
-        account = Account()
-        executor.submit(account.change)
-        assert account.torn.wait(10)
-        thread = let_go_when_it_waits(account, executor)
-        thread._go.set()
-        assert executor.submit(run_in_child, account.in_child).result(15) is True
-        thread.end()
-
-
-def test_fork_inside_a_hook():
-    with forksafe.ThreadPoolExecutor(1, fork_grace=5) as executor:
-        executor.submit(pow, 2, 5).result(10)
-        results = []
-
-        def hook():
-            registration.unregister()
-            results.append(run_in_child(lambda: executor.submit(pow, 2, 6).result(10)))
-
-        registration = forksafe.register_at_fork(before=hook)
-        assert run_in_child(lambda: executor.submit(pow, 2, 7).result(10)) == 128
-        assert results == [64]
-        assert executor.submit(pow, 2, 8).result(10) == 256
-
-
-def test_fork_that_fails_lets_it_go_on():
-    with forksafe.ThreadPoolExecutor(1, fork_grace=5) as executor:
-        executor.submit(pow, 2, 5).result(10)
-        quiescing._before()  # the interpreter calls after_in_parent then, too
-        assert quiescing.is_at_rest(executor)
-        quiescing._after()
-        assert executor.submit(pow, 2, 6).result(10) == 64
-
+from support.forks import FORKS
+from support.programs import python, script, succeeds
+from support.tasks import Account, let_go_when_it_waits
 
 # quiesce()
 

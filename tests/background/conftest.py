@@ -5,11 +5,11 @@ from __future__ import annotations
 import warnings
 
 import pytest
-from background_helpers import LIMIT, wait_until
-from pool_helpers import others_sleep
 
 import forksafe
 from forksafe import BackgroundThread, quiescing, restarting
+from support.background import LIMIT, wait_until
+from support.pools import others_sleep
 
 
 @pytest.fixture

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from background_helpers import LIMIT
-from conftest import python, script, succeeds
+
+from support.background import LIMIT
+from support.programs import python, script, succeeds
 
 
 def run(tmp_path, text):

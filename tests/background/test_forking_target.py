@@ -6,12 +6,10 @@ import multiprocessing
 import threading
 
 import pytest
-from background_helpers import LIMIT, in_child, sleeps, wait_until
-from conftest import python, script, succeeds
 
 from forksafe import BackgroundThread
-
-pytest_plugins = ("background_fixtures",)
+from support.background import LIMIT, in_child, sleeps, wait_until
+from support.programs import python, script, succeeds
 
 FOR_EVER = 1000  # seconds: whoever waits so long hangs
 

@@ -8,7 +8,10 @@ import sys
 import threading
 
 import pytest
-from background_helpers import (
+
+import forksafe
+from forksafe import background_runs, hooks, quiescing
+from support.background import (
     LIMIT,
     Account,
     Runs,
@@ -22,12 +25,7 @@ from background_helpers import (
     wait_until,
     when_asked_to_rest,
 )
-from conftest import python, script, succeeds
-
-import forksafe
-from forksafe import background_runs, hooks, quiescing
-
-pytest_plugins = ("background_fixtures",)
+from support.programs import python, script, succeeds
 
 FOR_EVER = 1000  # seconds: whoever waits so long hangs
 
@@ -82,7 +80,7 @@ def test_fork_goes_ahead_when_time_is_up(torn, account, hazards):
     (warning,) = hazards
     line = Account.change.__code__.co_firstlineno + 2
     text = str(warning.message)
-    assert f"slow flusher in change (background_helpers.py, line {line}) did not come to rest" in text
+    assert f"slow flusher in change (background.py, line {line}) did not come to rest" in text
     assert "park_timeout" in text
     account.go_on()
     assert thread.is_alive()
@@ -277,7 +275,7 @@ def test_stopped_within_a_block_by_another_thread(make, no_hazards):
 
 def test_quiesce_names_who_is_busy_and_a_fork_does_not_wait_again(torn, account, hazards):
     thread = torn(name="slow", park_timeout=FOR_EVER)
-    where = f"change (background_helpers.py, line {Account.change.__code__.co_firstlineno + 2})"
+    where = f"change (background.py, line {Account.change.__code__.co_firstlineno + 2})"
     with forksafe.quiesce(0.05) as (busy,):
         assert (busy.name, busy.where) == ("slow", where)
         assert in_child(lambda: 1) == 1

@@ -8,12 +8,12 @@ import sys
 import threading
 
 import pytest
-from background_helpers import LIMIT, Runs, in_child, is_at_checkpoint, sleeps, wait_until
-from conftest import python, script, skip_without_the_gil, succeeds, threads
 
 import forksafe
-
-pytest_plugins = ("background_fixtures",)
+from support.background import LIMIT, Runs, in_child, is_at_checkpoint, sleeps, wait_until
+from support.forks import skip_without_the_gil
+from support.programs import python, script, succeeds
+from support.threads import threads
 
 
 def test_it_is_restarted_in_the_child(make, calm_fork, no_hazards):

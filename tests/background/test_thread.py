@@ -9,12 +9,10 @@ import sys
 import threading
 
 import pytest
-from background_helpers import LIMIT, Account, begin, is_at_checkpoint, is_waiting, sleeps, wait_until
-from conftest import python, succeeds
 
 from forksafe import BackgroundThread, background_thread, quiesce, restarting
-
-pytest_plugins = ("background_fixtures",)
+from support.background import LIMIT, Account, begin, is_at_checkpoint, is_waiting, sleeps, wait_until
+from support.programs import python, succeeds
 
 
 def test_interval(make):

@@ -55,7 +55,7 @@ def program(name: str) -> str:
 def test_each_program_is_listed_and_exists() -> None:
     folder = demo._examples()
     assert folder is not None
-    others = {"__init__", "prefork_server", "sqlalchemy_workers"}  # those two need a server: see test_examples.py
+    others = {"__init__", "prefork_server", "sqlalchemy_workers"}  # those two need a server: see docs/test_examples.py
     assert {path.stem for path in folder.glob("*.py")} - others == set(demo.PROGRAMS) == set(LINES)
 
 

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import hangs, python, script, succeeds
+
+from support.programs import hangs, python, script, succeeds
 
 RUN = ("-m", "forksafe", "run")
 HANGING = """

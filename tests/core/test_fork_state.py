@@ -9,12 +9,14 @@ import sys
 import threading
 
 import pytest
-from conftest import FORKS, HANDLERS_RUN, python, script, skip_without_the_gil, succeeds, threads
 
 import forksafe
 from forksafe import testing
 from forksafe.testing import run_in_child
 from forksafe_core import atfork
+from support.forks import FORKS, HANDLERS_RUN, skip_without_the_gil
+from support.programs import python, script, succeeds
+from support.threads import threads
 
 
 def test_generation_counts_forks(fork):

@@ -8,10 +8,10 @@ import time
 import weakref
 
 import pytest
-from conftest import threads
 
 import forksafe
 from forksafe.testing import run_in_child
+from support.threads import threads
 
 
 def vanished_waiter_takes_the_notification(module):

@@ -6,7 +6,8 @@ Platforms without fork are simulated: a fresh interpreter loses os.fork and os.r
 from __future__ import annotations
 
 import pytest
-from conftest import python, succeeds
+
+from support.programs import python, succeeds
 
 pytestmark = pytest.mark.timeout(60)
 

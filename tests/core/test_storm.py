@@ -1,6 +1,6 @@
 """Thousands of forks under busy threads: none hangs, none loses mutual exclusion.
 
-FORKSAFE_STORM=5000 python -m pytest tests/test_storm.py runs the long form.
+FORKSAFE_STORM=5000 python -m pytest tests/core/test_storm.py runs the long form.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ import threading
 import time
 
 import pytest
-from conftest import FORKS, threads
 
 import forksafe
 from forksafe.testing import _kill, _reap
+from support.forks import FORKS
+from support.threads import threads
 
 COUNT = int(os.environ.get("FORKSAFE_STORM", "150"))
 

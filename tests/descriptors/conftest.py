@@ -8,9 +8,9 @@ import ssl
 import threading
 
 import pytest
-from servers import make_certificate
 
 from forksafe import finding
+from support.servers import make_certificate
 
 
 @pytest.fixture

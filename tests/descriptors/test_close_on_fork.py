@@ -14,12 +14,12 @@ import sys
 import threading
 
 import pytest
-from conftest import FORKS
-from descriptor_helpers import error_of, use_socket
 
 import forksafe
 from forksafe.testing import run_in_child
 from forksafe_core import atfork
+from support.descriptors import error_of, use_socket
+from support.forks import FORKS
 
 
 def test_socket(pair, fork):

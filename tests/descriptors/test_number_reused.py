@@ -9,11 +9,11 @@ import signal
 import socket
 
 import pytest
-from descriptor_helpers import error_of, use_socket
 
 import forksafe
 from forksafe.testing import run_in_child
 from forksafe_core import atfork
+from support.descriptors import error_of, use_socket
 
 
 def reuse_pair(closing, number):

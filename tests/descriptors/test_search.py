@@ -16,16 +16,14 @@ import weakref
 from types import SimpleNamespace
 
 import pytest
-from conftest import python, succeeds, threads
-from finding_helpers import descriptors
 
 import forksafe
 from forksafe import finding
 from forksafe.finding import Found, find, flag, warn_unknown
 from forksafe_core import atfork
-
-pytest_plugins = ("finding_fixtures",)
-
+from support.programs import python, succeeds
+from support.search import descriptors
+from support.threads import threads
 
 # The standard library
 

@@ -7,13 +7,11 @@ import http.server
 import threading
 
 import pytest
-from finding_helpers import descriptors, dies_in_a_child
-from sessions import connected_to
 
 import forksafe
 from forksafe.finding import Found, find
-
-pytest_plugins = ("finding_fixtures",)
+from support.search import descriptors, dies_in_a_child
+from support.server_sessions import connected_to
 
 
 @pytest.fixture

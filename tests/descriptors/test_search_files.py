@@ -11,13 +11,12 @@ import ssl
 from types import SimpleNamespace
 
 import pytest
-from conftest import python, threads
-from finding_helpers import descriptors, dies_in_a_child
-from sessions import Client, connected_to
 
 from forksafe.finding import Found, find
-
-pytest_plugins = ("finding_fixtures",)
+from support.programs import python
+from support.search import descriptors, dies_in_a_child
+from support.server_sessions import Client, connected_to
+from support.threads import threads
 
 
 def trusting():

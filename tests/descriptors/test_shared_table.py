@@ -7,12 +7,13 @@ import os
 import signal
 
 import pytest
-from conftest import SYS_CLONE, _libc, python, script, succeeds
-from descriptor_helpers import use_socket
 
 import forksafe
 from forksafe import testing
 from forksafe_core import atfork
+from support.descriptors import use_socket
+from support.forks import SYS_CLONE, _libc
+from support.programs import python, script, succeeds
 
 CLONE_FILES = 0x400
 

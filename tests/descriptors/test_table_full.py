@@ -10,11 +10,11 @@ import socket
 import tempfile
 
 import pytest
-from descriptor_helpers import error_of
 
 import forksafe
 from forksafe import testing
 from forksafe.testing import run_in_child
+from support.descriptors import error_of
 
 
 @pytest.mark.parametrize("raisable", [True, False])

@@ -9,10 +9,10 @@ import threading
 import warnings
 
 import pytest
-from conftest import python, succeeds
 
 import forksafe
 from forksafe.testing import run_in_child
+from support.programs import python, succeeds
 
 
 class Account:
@@ -41,7 +41,7 @@ def test_warn(held):
     first, second = lines(warning.message)
     assert first.startswith("this fork at ")
     assert first.endswith("would break 1 thing:")
-    assert second.startswith("  danger: lock: threading.Lock test_guard.Account.lock, held")
+    assert second.startswith(f"  danger: lock: threading.Lock {__name__}.Account.lock, held")
 
 
 def test_raise_refuses_before_anything_has_run(held):
@@ -77,11 +77,11 @@ def test_log(held, caplog):
 
 def test_filters(held):
     for filters, raises in [
-        ({"modules": ["test_guard"]}, True),
+        ({"modules": [__name__]}, True),
         ({"modules": ["another"]}, False),
-        ({"ignore": ["test_guard"]}, False),
-        ({"ignore": ["test_guard.Account"]}, False),
-        ({"ignore": ["test_guar"]}, True),
+        ({"ignore": [__name__]}, False),
+        ({"ignore": [f"{__name__}.Account"]}, False),
+        ({"ignore": [__name__[:-1]]}, True),
         ({"severity": "danger"}, True),
         ({"kinds": ["connection"]}, False),
     ]:

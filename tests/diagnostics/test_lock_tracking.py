@@ -6,12 +6,12 @@ import threading
 import time
 
 import pytest
-from conftest import python, succeeds
 
 import forksafe
 from forksafe.testing import run_in_child
 from forksafe.tracking import is_tracking, made_at
 from forksafe_core import taken_at
+from support.programs import python, succeeds
 
 
 @pytest.fixture

@@ -34,11 +34,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import succeeds
 
 import forksafe
+from support.programs import succeeds
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 DOCS = ROOT / "docs"
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 pytestmark = [

@@ -1,4 +1,4 @@
-"""The examples that need a server, run for real; those of `forksafe demo` are tested in test_demo.py."""
+"""The examples that need a server, run for real; those of `forksafe demo` are tested in cli/test_demo.py."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import sys
 import time
 
 import pytest
-from conftest import python, script, succeeds
 
 from forksafe import demo
+from support.programs import python, script, succeeds
 
 QUIET = ("-W", "ignore::DeprecationWarning")  # since 3.12: that a process with threads forks
 

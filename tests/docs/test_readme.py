@@ -12,9 +12,10 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
-from conftest import python
 
-README = Path(__file__).resolve().parent.parent / "README.md"
+from support.programs import python
+
+README = Path(__file__).resolve().parent.parent.parent / "README.md"
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="the system does not tell what threads are in"),
     pytest.mark.skipif(not README.exists(), reason="the README is not here"),

@@ -8,7 +8,9 @@ import json
 import sys
 
 import pytest
-from conftest import FORKS, FREE_THREADED, python, script, skip_without_the_gil
+
+from support.forks import FORKS, FREE_THREADED, skip_without_the_gil
+from support.programs import python, script
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the system does not tell what threads are in")
 

@@ -9,7 +9,8 @@ import subprocess
 import sys
 
 import pytest
-from conftest import python, script
+
+from support.programs import python, script
 
 HANGS = """
 import logging, os, signal, sys, threading

@@ -1,6 +1,6 @@
 """Threads that submit, workers that run, and forks among them, from outside and from inside tasks; not a test itself.
 
-python executor_storm.py FORKS THREADS WORKERS [standard]: with concurrent.futures' executor, if asked for. Each task
+python storm.py FORKS THREADS WORKERS [standard]: with concurrent.futures' executor, if asked for. Each task
 notes its number in memory that all processes share, so that one which a child did a second time is counted there. Ends
 with status 0 if nothing was lost.
 """

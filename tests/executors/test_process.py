@@ -13,12 +13,12 @@ from concurrent.futures import as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
 
 import pytest
-from process_helpers import CONTEXT, LIMIT, Gated, ask, in_thread, linux, prepare, prepared
 
 import forksafe
 from forksafe.futures import InheritedFutureError
 from forksafe.process_pool import ProcessPoolExecutor
 from forksafe.testing import ChildTimeout, run_in_child
+from support.processes import CONTEXT, LIMIT, Gated, ask, in_thread, linux, prepare, prepared
 
 Standard = concurrent.futures.ProcessPoolExecutor
 
@@ -105,7 +105,7 @@ def fork_and_prepare():
 
 
 def told():
-    from process_helpers import _worker
+    from support.processes import _worker
 
     return _worker["told"] == os.getpid()
 

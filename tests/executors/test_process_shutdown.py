@@ -8,8 +8,10 @@ from __future__ import annotations
 import textwrap
 
 import pytest
-from conftest import FREE_THREADED, SYS_CLONE, hangs, script, succeeds
-from process_helpers import HEADER, linux, run_program
+
+from support.forks import FREE_THREADED, SYS_CLONE
+from support.processes import HEADER, linux, run_program
+from support.programs import hangs, script, succeeds
 
 PRELUDE = f"""
 import atexit, gc, pathlib, warnings

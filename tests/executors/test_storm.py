@@ -1,6 +1,6 @@
-"""Forks while eight threads submit and four workers run, from outside and from inside tasks: executor_storm.py.
+"""Forks while eight threads submit and four workers run, from outside and from inside tasks: storm.py.
 
-FORKSAFE_STORM=2000 python -m pytest tests/test_executor_storm.py runs the long form.
+FORKSAFE_STORM=2000 python -m pytest tests/executors/test_storm.py runs the long form.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ import os
 from pathlib import Path
 
 import pytest
-from conftest import python, succeeds
 
-PROGRAM = Path(__file__).with_name("executor_storm.py")
+from support.programs import python, succeeds
+
+PROGRAM = Path(__file__).with_name("storm.py")
 COUNT = int(os.environ.get("FORKSAFE_STORM", "400"))
 
 pytestmark = [

@@ -5,8 +5,10 @@ from __future__ import annotations
 import sys
 
 import pytest
-from conftest import FORKS, python, script, succeeds
-from executor_helpers import QUEUE, program
+
+from support.executors import QUEUE, program
+from support.forks import FORKS
+from support.programs import python, script, succeeds
 
 OTHERS = [f"other {n} parent" for n in range(3)]
 ENDS = {

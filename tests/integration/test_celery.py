@@ -11,8 +11,8 @@ import os
 import sys
 
 import pytest
-from conftest import python
-from prefork_servers import (
+
+from support.prefork_servers import (
     ALL,
     ALL_ANSWERED,
     CLIENTS,
@@ -25,12 +25,13 @@ from prefork_servers import (
     serves,
     shows_harm,
 )
+from support.programs import python, path_with_tests
 
 celery = pytest.importorskip("celery")
 pytest.importorskip("psycopg")
 
 COMMAND = [
-    "-m", "celery", "-A", "prefork_app", "worker", "--pool", "prefork", "--concurrency", str(WORKERS),
+    "-m", "celery", "-A", "app", "worker", "--pool", "prefork", "--concurrency", str(WORKERS),
     "--max-tasks-per-child", str(RECYCLE), "--loglevel", "WARNING", "--without-gossip", "--without-mingle",
 ]  # fmt: skip
 
@@ -58,7 +59,9 @@ def test_control(postgres, broker):
 
 def ask(broker, parts, first, count, limit):
     """The client's answers to so many requests; TimeoutError if there is none to one."""
-    done = python(__file__, broker, parts, str(first), str(count), str(limit), timeout=ALL_ANSWERED)
+    done = python(
+        __file__, broker, parts, str(first), str(count), str(limit), timeout=ALL_ANSWERED, env=path_with_tests()
+    )
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     if answers and answers[-1] == "no answer":
         raise TimeoutError(f"no answer to request {first + len(answers) - 1}")

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import pytest
-from prefork_servers import ALL, CLIENTS, RECYCLE, THREADS, TIMEOUT, WORKERS, ask_all, running, serves, shows_harm
+
+from support.prefork_servers import (
+    ALL,
+    CLIENTS,
+    RECYCLE,
+    THREADS,
+    TIMEOUT,
+    WORKERS,
+    ask_all,
+    running,
+    serves,
+    shows_harm,
+)
 
 pytest.importorskip("gunicorn")
 pytest.importorskip("psycopg")
 
 COMMAND = [
-    "-m", "gunicorn", "prefork_app:application", "--preload", "--worker-class", "gthread", "--bind", "unix:{socket}",
+    "-m", "gunicorn", "app:application", "--preload", "--worker-class", "gthread", "--bind", "unix:{socket}",
     "--workers", str(WORKERS), "--threads", str(THREADS), "--max-requests", str(RECYCLE), "--timeout", "60",
 ]  # fmt: skip
 

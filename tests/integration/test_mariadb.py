@@ -1,13 +1,14 @@
 """PyMySQL and mysqlclient on a real MariaDB, where there is one: whatever a child does, its parent keeps its sessions.
 
-See driver_matrix.py for what a cell is. All cells of a driver run in one program, at the first test that asks.
+See support/driver_matrix.py for what a cell is. All cells of a driver run in one program, at the first test that asks.
 """
 
 from __future__ import annotations
 
-import drivers
 import pytest
-from driver_matrix import CELLS, CONTROLS, STATES, Cell, cells_of, damaged, in_this_process, run_matrix
+
+from support import drivers
+from support.driver_matrix import CELLS, CONTROLS, STATES, Cell, cells_of, damaged, in_this_process, run_matrix
 
 DRIVERS = ("pymysql", "MySQLdb")
 TLS = pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])

@@ -1,6 +1,6 @@
 """redis-py on a real Redis: whatever a child does, its parent keeps its sessions.
 
-See driver_matrix.py for what a cell is. All cells of a driver run in one program, at the first test that asks.
+See support/driver_matrix.py for what a cell is. All cells of a driver run in one program, at the first test that asks.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import json
 import sys
 import time
 
-import drivers
 import pytest
-from conftest import python, script, succeeds
-from driver_matrix import CELLS, CONTROLS, STATES, Cell, cells_of, damaged, in_this_process, run_matrix
 
 import forksafe
 from forksafe.testing import run_in_child
+from support import drivers
+from support.driver_matrix import CELLS, CONTROLS, STATES, Cell, cells_of, damaged, in_this_process, run_matrix
+from support.programs import python, script, succeeds
 
 DRIVERS = ("redis",)
 TLS = pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])

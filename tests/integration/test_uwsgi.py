@@ -10,14 +10,15 @@ from __future__ import annotations
 import importlib.util
 
 import pytest
-from prefork_servers import ALL, RECYCLE, THREADS, TIMEOUT, WORKERS, ask_all, running, serves, shows_harm
+
+from support.prefork_servers import ALL, RECYCLE, THREADS, TIMEOUT, WORKERS, ask_all, running, serves, shows_harm
 
 pytest.importorskip("psycopg")
 if importlib.util.find_spec("pyuwsgi") is None:  # not imported: it is a whole server
     pytest.skip("could not import 'pyuwsgi': uWSGI is not tested", allow_module_level=True)
 
 COMMAND = [
-    "-c", "import pyuwsgi; pyuwsgi.run()", "--master", "--wsgi", "prefork_app", "--http-socket", "{socket}",
+    "-c", "import pyuwsgi; pyuwsgi.run()", "--master", "--wsgi", "app", "--http-socket", "{socket}",
     "--processes", str(WORKERS), "--threads", str(THREADS), "--enable-threads", "--die-on-term", "--need-app",
     "--max-requests", str(RECYCLE), "--min-worker-lifetime", "0", "--disable-logging",
 ]  # fmt: skip

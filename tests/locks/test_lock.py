@@ -6,10 +6,10 @@ import threading
 import time
 
 import pytest
-from conftest import LOCKS, threads
 
 import forksafe
 from forksafe.testing import ChildTimeout, run_in_child
+from support.threads import LOCKS, threads
 
 
 class TestInAChild:
@@ -29,7 +29,7 @@ class TestInAChild:
         busy(lock.acquire, lock.release)
         with pytest.raises(ChildTimeout) as info:
             run_in_child(lambda: lock.acquire() and None, 0.5, c_stacks=False)
-        assert "test_locks.py" in info.value.stacks
+        assert "test_lock.py" in info.value.stacks
 
     def test_held_by_the_thread_that_forked_is_still_held(self, lock, kind, fork):
         def child():

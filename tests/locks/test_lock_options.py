@@ -8,10 +8,10 @@ import time
 import weakref
 
 import pytest
-from conftest import LOCKS, threads
 
 import forksafe
 from forksafe.testing import run_in_child
+from support.threads import LOCKS, threads
 
 
 class TestOnOrphan:

@@ -10,10 +10,10 @@ import threading
 import time
 
 import pytest
-from conftest import threads
 
 import forksafe
 from forksafe.testing import ChildTimeout, run_in_child
+from support.threads import threads
 
 
 def test_bounded_gets_back_the_permits_of_threads_that_vanished(busy, fork):

@@ -13,10 +13,11 @@ import time
 import weakref
 
 import pytest
-from conftest import FREE_THREADED, LOCKS, threads
 
 import forksafe
 from forksafe.testing import run_in_child
+from support.forks import FREE_THREADED
+from support.threads import LOCKS, threads
 
 
 class TestAsThreadings:

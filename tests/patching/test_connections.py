@@ -2,39 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import textwrap
-from pathlib import Path
 
 import pytest
-from conftest import python, script, succeeds
 
-HERE = str(Path(__file__).resolve().parent)
-INSTALL = "import forksafe; forksafe.install(connections=True)\n"
-ONLY_LOCKS = "import forksafe; forksafe.install()\n"
-PRELUDE = """
-import os, resource, socket, sys
-import forksafe
-from conftest import FORKS
-from forksafe.testing import run_in_child
-from forksafe_core import atfork
-from sessions import Client
-
-def in_child(fn, fork=os.fork):
-    def child():
-        forksafe.generation()  # a fork without handlers is noticed here
-        return fn()
-    return run_in_child(child, fork=fork)
-"""
-
-
-def run(tmp_path, text, *arguments, install=INSTALL, **more):
-    program = script(tmp_path / "program.py", text)
-    body = Path(program).read_text()
-    Path(program).write_text(install + PRELUDE + body)
-    path = os.pathsep.join(filter(None, [HERE, os.environ.get("PYTHONPATH")]))
-    return python(program, *map(str, arguments), env={"PYTHONPATH": path, **more.pop("env", {})}, **more)
-
+from support.connections import ONLY_LOCKS, run
+from support.programs import succeeds
 
 # The program's own sockets. A client that is collected in a child says goodbye on the connection that it has.
 

@@ -7,8 +7,9 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from conftest import succeeds
-from test_connecting import ONLY_LOCKS, run
+
+from support.connections import ONLY_LOCKS, run
+from support.programs import succeeds
 
 # HTTP. The server says over which of its connections it was asked.
 

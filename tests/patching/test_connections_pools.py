@@ -5,8 +5,9 @@ from __future__ import annotations
 import textwrap
 
 import pytest
-from conftest import succeeds
-from test_connecting import ONLY_LOCKS, run
+
+from support.connections import ONLY_LOCKS, run
+from support.programs import succeeds
 
 # A pool that is made and used before the fork, then in the child, then in the parent again. session() says over which
 # connection, or prints what went wrong.
@@ -57,7 +58,7 @@ POOLS = {
     """),
 }  # fmt: skip
 USES = """
-from server_addresses import MariaDB, Postgres, Redis
+from support.server_addresses import MariaDB, Postgres, Redis
 server = {server!r}
 {pool}
 parents = session()
@@ -88,7 +89,7 @@ def test_a_transaction_that_is_open_at_the_fork(tmp_path, postgres):
     """What SQLAlchemy rolls back in the child when it ends is not the parent's."""
     pytest.importorskip("sqlalchemy")
     text = f"""
-from server_addresses import Postgres
+from support.server_addresses import Postgres
 import gc, sqlalchemy
 engine = sqlalchemy.create_engine({postgres!r}.url())
 with engine.begin() as connection:

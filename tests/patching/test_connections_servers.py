@@ -5,8 +5,9 @@ from __future__ import annotations
 import textwrap
 
 import pytest
-from conftest import succeeds
-from test_connecting import ONLY_LOCKS, run
+
+from support.connections import ONLY_LOCKS, run
+from support.programs import succeeds
 
 # A prefork server as gunicorn is one: the master has the listening socket, a pipe to each worker and, made before the
 # fork, a connection to a server behind it, as an application that is loaded first has.

@@ -5,7 +5,8 @@ from __future__ import annotations
 import zipfile
 
 import pytest
-from conftest import python, script, succeeds
+
+from support.programs import python, script, succeeds
 
 PRELUDE = """
 import importlib, importlib.util, sys, threading

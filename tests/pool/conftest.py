@@ -1,15 +1,15 @@
-"""Fixtures of the tests of ConnectionPool, in one process and of real sessions (line_server.py)."""
+"""Fixtures of the tests of ConnectionPool, in one process and of real sessions (support/echo_server.py)."""
 
 from __future__ import annotations
 
 import math
 
 import pytest
-from line_pool import SIZE
-from line_server import Server
-from pool_helpers import Made, others_sleep, wait_until
 
 from forksafe import ConnectionPool
+from support.echo_pool import SIZE
+from support.echo_server import Server
+from support.pools import Made, others_sleep, wait_until
 
 
 @pytest.fixture

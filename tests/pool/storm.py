@@ -1,9 +1,9 @@
 """A process that forks while its threads use a pool of connections, and its children too; not a test itself.
 
-python pool_storm.py DSN POOL FORKS THREADS. POOL is forksafe's or "naive", a queue of connections.
+python storm.py DSN POOL FORKS THREADS. POOL is forksafe's or "naive", a queue of connections.
 
 It prints one line of JSON when the storm is over, and then stays, connected and in a transaction, until it is killed.
-The last children stay as well: they have done their work, and hold what they inherited. See test_pool_storm.py.
+The last children stay as well: they have done their work, and hold what they inherited. See test_storm.py.
 """
 
 from __future__ import annotations

@@ -8,17 +8,16 @@ import time
 import warnings
 
 import pytest
-from conftest import python, script, succeeds, threads
-from line_pool import SIZE, assert_dead, uses_its_own
-from pool_helpers import wait_until, watchers
 
 import forksafe
 from forksafe import ConnectionPool, PoolClosed, pool_upkeep
 from forksafe.pool_threads import Crew
 from forksafe.testing import run_in_child
 from forksafe_core import atfork
-
-pytest_plugins = ("pool_fixtures",)
+from support.echo_pool import SIZE, assert_dead, uses_its_own
+from support.pools import wait_until, watchers
+from support.programs import python, script, succeeds
+from support.threads import threads
 
 
 def test_descriptors_are_flagged(server, pool):

@@ -1,6 +1,6 @@
 """ConnectionPool in children: whatever the parent's pool was doing, whatever the child does, however it was forked.
 
-The server is real and a process of its own (line_server.py); its sessions end when a client says `quit`, as drivers'
+The server is real and a process of its own (echo_server.py); its sessions end when a client says `quit`, as drivers'
 finalisers do. After each child the parent's sessions must live and must have been sent only what the parent sent.
 """
 
@@ -13,15 +13,12 @@ import queue
 import threading
 
 import pytest
-from conftest import threads
-from line_pool import SIZE, assert_dead, uses_its_own
-from pool_helpers import LIMIT, in_thread, wait_for_waiters, wait_until
 
 from forksafe import InheritedConnectionError, PoolClosed
 from forksafe.testing import ChildTimeout, run_in_child
-
-pytest_plugins = ("pool_fixtures",)
-
+from support.echo_pool import SIZE, assert_dead, uses_its_own
+from support.pools import LIMIT, in_thread, wait_for_waiters, wait_until
+from support.threads import threads
 
 # What the parent's pool is doing at the fork. Each yields the sessions it has, and what the child knows of them.
 

@@ -9,12 +9,10 @@ import time
 import weakref
 
 import pytest
-from conftest import python, script, succeeds
-from pool_helpers import LIMIT, Conn, in_thread, wait_for_waiters, wait_until, watchers
 
 from forksafe import ConnectionPool, PoolClosed, PoolTimeout
-
-pytest_plugins = ("pool_fixtures",)
+from support.pools import LIMIT, Conn, in_thread, wait_for_waiters, wait_until, watchers
+from support.programs import python, script, succeeds
 
 
 def test_min_size_is_filled_in_the_background(new_pool, made):

@@ -11,12 +11,10 @@ import pickle
 import threading
 
 import pytest
-from pool_helpers import LIMIT, Conn, in_thread, wait_for_waiters, wait_until
 
 import forksafe
 from forksafe import ConnectionPool, PoolTimeout
-
-pytest_plugins = ("pool_fixtures",)
+from support.pools import LIMIT, Conn, in_thread, wait_for_waiters, wait_until
 
 
 def test_nothing_is_connected_before_the_first_use(new_pool, made):

@@ -13,21 +13,18 @@ import sys
 import threading
 
 import pytest
-from conftest import python, script, succeeds
-from line_pool import SIZE, assert_dead, uses_its_own
-from pool_helpers import LIMIT, in_thread, wait_for_waiters, wait_until
 
 from forksafe import ConnectionPool
 from forksafe.testing import run_in_child
-
-pytest_plugins = ("pool_fixtures",)
-
+from support.echo_pool import SIZE, assert_dead, uses_its_own
+from support.pools import LIMIT, in_thread, wait_for_waiters, wait_until
+from support.programs import TESTS, python, script, succeeds
 
 PROGRAM = """
 import gc, os, sys, time
 import forksafe
 sys.path.insert(0, TESTS)
-from line_server import Server, Session
+from support.echo_server import Server, Session
 
 class Naive:
     def __init__(self, connect, **_):
@@ -64,7 +61,7 @@ ENDS = {
 
 
 def run_program(tmp_path, end, pool):
-    text = PROGRAM.replace("END", end).replace("POOL", pool).replace("TESTS", repr(os.path.dirname(__file__)))
+    text = PROGRAM.replace("END", end).replace("POOL", pool).replace("TESTS", repr(TESTS))
     return succeeds(python(script(tmp_path / "program.py", text))).split()[-1]
 
 
@@ -109,8 +106,8 @@ def test_after_the_parent_died_no_session_of_its_is_left(server, tmp_path):
         f"""
         import os, sys
         import forksafe
-        sys.path.insert(0, {os.path.dirname(__file__)!r})
-        from line_server import Session
+        sys.path.insert(0, {TESTS!r})
+        from support.echo_server import Session
         pool = forksafe.ConnectionPool(lambda: Session({server.port}))
         with pool.connection() as a, pool.connection() as b:
             pass

@@ -11,12 +11,10 @@ import threading
 import time
 
 import pytest
-from conftest import threads
-from pool_helpers import LIMIT, Conn, in_thread, wait_for_waiters, wait_until
 
 from forksafe import ConnectionPool, PoolTimeout
-
-pytest_plugins = ("pool_fixtures",)
+from support.pools import LIMIT, Conn, in_thread, wait_for_waiters, wait_until
+from support.threads import threads
 
 
 def test_a_timeout_says_why(new_pool):

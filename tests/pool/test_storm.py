@@ -2,7 +2,7 @@
 
 And when the parent dies its sessions end at the server, although children live that inherited them.
 
-FORKSAFE_STORM=2000 python -m pytest tests/test_pool_storm.py runs the long form.
+FORKSAFE_STORM=2000 python -m pytest tests/pool/test_storm.py runs the long form.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import pytest
 
 psycopg = pytest.importorskip("psycopg")
 COUNT = int(os.environ.get("FORKSAFE_STORM", "40"))
-PROGRAM = Path(__file__).with_name("pool_storm.py")
+PROGRAM = Path(__file__).with_name("storm.py")
 
 
 @contextlib.contextmanager

@@ -11,11 +11,11 @@ import sys
 import threading
 
 import pytest
-from process_helpers import CONTEXT, LIMIT, LINUX, Among, answer, ask, in_thread, linux
 
 from forksafe import processes
 from forksafe.processes import get_context, get_start_method
 from forksafe.testing import run_in_child
+from support.processes import CONTEXT, LIMIT, LINUX, Among, answer, ask, in_thread, linux
 
 
 @pytest.fixture

@@ -6,8 +6,9 @@ import os
 import textwrap
 
 import pytest
-from conftest import succeeds
-from process_helpers import HEADER, METHODS, linux, run_program
+
+from support.processes import HEADER, METHODS, linux, run_program
+from support.programs import succeeds
 
 OUTLIVES = """
 def sleep():

@@ -5,8 +5,10 @@ from __future__ import annotations
 from multiprocessing.resource_tracker import ResourceTracker
 
 import pytest
-from conftest import SYS_CLONE, hangs, python, script, succeeds
-from process_helpers import METHODS, linux, run_program
+
+from support.forks import SYS_CLONE
+from support.processes import METHODS, linux, run_program
+from support.programs import hangs, python, script, succeeds
 
 CHILD_EXITS = """
 def leaf(connection):

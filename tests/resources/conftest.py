@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from sessions import Client
 
 import forksafe
+from support.server_sessions import Client
 
 
 @pytest.fixture

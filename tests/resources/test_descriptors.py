@@ -8,13 +8,11 @@ import threading
 import warnings
 
 import pytest
-from conftest import HANDLERS_RUN
-from sessions import Client
 
 import forksafe
 from forksafe.testing import run_in_child
-
-pytest_plugins = ("resource_fixtures",)
+from support.forks import HANDLERS_RUN
+from support.server_sessions import Client
 
 
 class Hidden:

@@ -3,34 +3,11 @@
 from __future__ import annotations
 
 import sys
-import textwrap
-from pathlib import Path
 
 import pytest
-from conftest import SYS_CLONE, python, script, succeeds
 
-HEADER = f"""
-import atexit, functools, multiprocessing, os, sys, threading
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-import forksafe
-
-def say(*what):
-    os.write(1, (" ".join(map(str, what)) + "\\n").encode())
-
-def wait(pid):
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-"""
-
-
-def run(tmp_path, text, *arguments):
-    """Run a program in a fresh interpreter."""
-    program = script(tmp_path / "program.py", HEADER + textwrap.dedent(text))
-    return python(program, *map(str, arguments))
-
-
-def printed(tmp_path, text, *arguments):
-    """The lines that a program prints, which ends well."""
-    return succeeds(run(tmp_path, text, *arguments)).splitlines()
+from support.forks import SYS_CLONE
+from support.resources import printed, run
 
 
 @pytest.fixture
@@ -96,7 +73,7 @@ def test_control_atexit_runs_in_the_child_too(lines):
 
 
 PARENTS_SESSION = """
-    from sessions import Client
+    from support.server_sessions import Client
     port = int(sys.argv[1])
     {db}
     mine = db().session

@@ -7,13 +7,11 @@ import os
 import threading
 
 import pytest
-from conftest import threads
-from sessions import Client
 
 import forksafe
 from forksafe.testing import run_in_child
-
-pytest_plugins = ("resource_fixtures",)
+from support.server_sessions import Client
+from support.threads import threads
 
 
 def test_threads_that_race_make_one(connect):

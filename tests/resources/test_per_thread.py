@@ -6,11 +6,11 @@ import sys
 import threading
 
 import pytest
-from conftest import threads
-from sessions import Client
 
 import forksafe
 from forksafe.testing import run_in_child
+from support.server_sessions import Client
+from support.threads import threads
 
 
 @pytest.fixture

@@ -8,13 +8,12 @@ import pickle
 import threading
 
 import pytest
-from conftest import HANDLERS_RUN, threads
-from sessions import Client
 
 import forksafe
 from forksafe.testing import run_in_child
-
-pytest_plugins = ("resource_fixtures",)
+from support.forks import HANDLERS_RUN
+from support.server_sessions import Client
+from support.threads import threads
 
 
 def test_made_at_first_use_and_once(db):

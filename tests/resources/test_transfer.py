@@ -5,15 +5,15 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from pathlib import Path
 
 import pytest
-from conftest import FORKS, python, script, succeeds
-from sessions import Client
-from test_resources_at_exit import printed
 
 import forksafe
 from forksafe.testing import run_in_child
+from support.forks import FORKS
+from support.programs import TESTS, python, script, succeeds
+from support.resources import printed
+from support.server_sessions import Client
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_a_fork_in_a_hook_is_the_next_fork(tmp_path, session_server):
     """In an interpreter of its own: concurrent.futures holds a lock around every fork, so one in a hook would hang."""
     text = """
         from forksafe.testing import run_in_child
-        from sessions import Client
+        from support.server_sessions import Client
         db = forksafe.resource(lambda: Client(int(sys.argv[1])), on_fork="transfer")
         mine = db().session
         inner = []
@@ -109,7 +109,7 @@ def test_no_descriptors_are_left_behind_but_the_tombstones():
 def test_a_fork_that_fails_changes_nothing(tmp_path, session_server):
     text = """
         import resource
-        from sessions import Client
+        from support.server_sessions import Client
         db = forksafe.resource(lambda: Client(int(sys.argv[1])), close=Client.close, on_fork="transfer")
         mine = db().session
         if os.geteuid() == 0:
@@ -138,9 +138,9 @@ def test_a_child_that_dies_before_it_has_it(tmp_path, session_server):
         import os, sys
         os.register_at_fork(after_in_child=lambda: die and os._exit(0))  # before forksafe's own
         die = False
-        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        sys.path.insert(0, {TESTS!r})
         import forksafe
-        from sessions import Client
+        from support.server_sessions import Client
         db = forksafe.resource(lambda: Client({session_server.port}), close=Client.close, on_fork="transfer")
         mine = db().session
         die = True
@@ -186,7 +186,7 @@ def test_clean_up_in_a_multiprocessing_child(tmp_path):
 
 def test_a_daemon_forks_twice(tmp_path, session_server):
     text = """
-        from sessions import Client
+        from support.server_sessions import Client
         db = forksafe.resource(lambda: Client(int(sys.argv[1])), on_fork="transfer")
         mine = db().session
         read, write = os.pipe()

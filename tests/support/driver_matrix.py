@@ -27,11 +27,9 @@ from dataclasses import asdict, astuple, dataclass
 from itertools import product
 from typing import Any
 
-import drivers
-import server_addresses
-
 import forksafe
 from forksafe.testing import _kill, _reap, run_in_child
+from support import drivers, server_addresses
 
 CURES = ("close_on_fork", "resource", "pool")
 STATES = ("idle", "checked out", "in transaction")
@@ -90,11 +88,13 @@ def cells_of(names: Iterable[str], cells: dict[str, list[Cell]]) -> list[Any]:
 @functools.cache
 def run_matrix(driver: str, server: Any, tls: bool) -> dict[Cell, list[str]]:
     """What went wrong in each cell. What the program itself ran into counts for the cells it did not come to."""
-    from conftest import python
+    from support.programs import python, path_with_tests
 
     task = json.dumps({"driver": driver, "kind": type(server).__name__, "server": asdict(server), "tls": tls})
     no_authorities = {"SSL_CERT_FILE": os.devnull}  # reading them takes longer than all else a connection does
-    done = python("-W", "ignore", __file__, task, timeout=100, env=no_authorities)
+    done = python(
+        "-W", "ignore", "-m", "support.driver_matrix", task, timeout=100, env={**path_with_tests(), **no_authorities}
+    )  # fmt: skip
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     results = {Cell(*line["cell"]): list(line["wrong"]) for line in lines}
     errors = f"the errors of the whole program, which ended with status {done.returncode}:\n{done.stderr[-8000:]}"

@@ -1,4 +1,4 @@
-"""A ConnectionPool of real sessions (line_server.py), and what a child must find of its parent's and of its own."""
+"""A ConnectionPool of real sessions (echo_server.py), and what a child must find of its parent's and of its own."""
 
 from __future__ import annotations
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 
-from conftest import SYS_CLONE, script
+from support.forks import SYS_CLONE
+from support.programs import script
 
 
 class Blocked:

@@ -1,6 +1,6 @@
 """Keeps a server running for as long as the test session lives, however that ends; not a test itself.
 
-python keep_server.py FOLDER USER SIGNAL COMMAND ARGUMENT...
+python keep_server_alive.py FOLDER USER SIGNAL COMMAND ARGUMENT...
 
 Guarantees: the server is ended with SIGNAL, and FOLDER removed with all in it, as soon as a line or the end of file
 comes on standard input. The test session has the other end of that pipe: it writes a line, or it is killed. When the

@@ -1,4 +1,4 @@
-"""Prefork servers of others, run for the tests with prefork_app.py, and clients that check every answer; not a test.
+"""Prefork servers of others, run for the tests with integration/app.py, and clients that check every answer.
 
 Guarantees: a server is the leader of a session of its own, which is killed as a whole when the block is left, whatever
 happens in it, and when the tests themselves are killed. Every wait is bounded. What fails within the block is an
@@ -30,10 +30,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from conftest import threads
-from pool_helpers import wait_until
 
-HERE = Path(__file__).resolve().parent
+from support.pools import wait_until
+from support.programs import TESTS, path_with_tests
+from support.threads import threads
+
+APPLICATION = str(Path(TESTS) / "integration")  # where app.py is
 REQUESTS = int(os.environ.get("FORKSAFE_PREFORK_REQUESTS", "300"))
 RECYCLE = int(os.environ.get("FORKSAFE_PREFORK_RECYCLE", max(50, REQUESTS // 20)))
 WORKERS, THREADS, CLIENTS = 2, 4, 8
@@ -41,7 +43,7 @@ POOL_SIZE = 3  # that many connections has the process that forks, and each work
 PARENTS_THREADS = (
     7  # the main one, the lock's holder, the executor's two, the counting one, the pool's, one of a server
 )
-ALL = "lock,pool,executor,thread"  # the parts of prefork_app.py
+ALL = "lock,pool,executor,thread"  # the parts of integration/app.py
 
 LIMIT = 30  # seconds that only a hang reaches
 HANGS = 2.0  # seconds after which a control that is to hang is taken to do so
@@ -56,7 +58,7 @@ KILLER = "import os, sys; sys.stdin.read(); os.killpg(int(sys.argv[1]), 9)"
 
 @contextlib.contextmanager
 def running(command, postgres, **environment):
-    """The server, run until the block is left. environment: FORKSAFE_PREFORK_... for prefork_app.py."""
+    """The server, run until the block is left. environment: FORKSAFE_PREFORK_... for integration/app.py."""
     with tempfile.TemporaryDirectory(prefix="forksafe-") as folder:
         server = Server(command, folder, DSN=postgres.dsn(), **environment)
         try:
@@ -72,14 +74,13 @@ class Server:
 
     def __init__(self, command, folder, **environment):
         self.socket, self._log = f"{folder}/socket", Path(folder) / "log"
-        path = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
         environment.update(SIGNAL=SIGNAL, POOL_SIZE=POOL_SIZE)
         names = {f"FORKSAFE_PREFORK_{name}": str(value) for name, value in environment.items()}
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, *(part.format(socket=self.socket) for part in command)],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder, start_new_session=True,
-                env={**os.environ, "PYTHONPATH": path, "XDG_RUNTIME_DIR": folder, **names},
+                env={**os.environ, **path_with_tests(APPLICATION), "XDG_RUNTIME_DIR": folder, **names},
             )  # fmt: skip
         self.pid = self.process.pid
         killer = [sys.executable, "-S", "-c", KILLER, str(self.pid)]

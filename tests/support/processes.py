@@ -11,11 +11,11 @@ import os
 import sys
 import textwrap
 import threading
-from pathlib import Path
 
 import pytest
 
 from forksafe.processes import get_context
+from support.programs import TESTS
 
 LINUX = sys.platform == "linux"
 linux = pytest.mark.skipif(not LINUX, reason="elsewhere threads cannot be counted, and nothing is forked")
@@ -105,7 +105,7 @@ class Gated:
 
 HEADER = f"""
 import ctypes, glob, multiprocessing, os, signal, sys, threading, time
-sys.path.insert(0, {str(Path(__file__).parent)!r})
+sys.path.insert(0, {TESTS!r})
 from forksafe import processes
 from forksafe.processes import get_context, get_start_method
 context = get_context()
@@ -137,6 +137,6 @@ def forced(method):  # from now on, in this process
 
 def run_program(tmp_path, text):
     """Run HEADER and text as a program."""
-    from conftest import python, script
+    from support.programs import python, script
 
     return python(script(tmp_path / "program.py", HEADER + textwrap.dedent(text)), timeout=100)

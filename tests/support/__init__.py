@@ -1,0 +1,1 @@
+"""What the tests import by name: helpers, servers and programs; no tests."""
