@@ -4,23 +4,24 @@ import glob
 import os
 import sys
 
-from setuptools import Distribution, Extension, setup
+from setuptools import Distribution, Extension, find_packages, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 HERE = "src/forksafe_core/"
+NATIVE = HERE + "native/"
 FORK_HERE = hasattr(os, "fork") and sys.implementation.name == "cpython"
 FLAGS = ["-std=c11", "-O3", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unused-parameter"]
 FLAGS += os.environ.get("FORKSAFE_CFLAGS", "").split()
 
-LOCK_WORD = [HERE + "lock_word.c", HERE + "parking.c", HERE + "context_methods.c"]
+LOCK_WORD = [NATIVE + "lock_word.c", NATIVE + "parking.c", NATIVE + "context_methods.c"]
 SOURCES = {
-    "_atfork": [HERE + "fork_state.c", HERE + "descriptors.c"],
-    "_locks": [*LOCK_WORD, HERE + "plain_new.c", HERE + "lock_tracking.c"],
+    "_atfork": [NATIVE + "fork_state.c", NATIVE + "descriptors.c"],
+    "_locks": [*LOCK_WORD, NATIVE + "plain_new.c", NATIVE + "lock_tracking.c"],
     "_local": [],
-    "_checkout": [HERE + "parking.c", HERE + "context_methods.c"],
-    "_futures": [*LOCK_WORD, HERE + "semaphore_word.c"],
-    "_semaphores": [*LOCK_WORD, HERE + "semaphore_word.c", HERE + "permits.c"],
+    "_checkout": [NATIVE + "parking.c", NATIVE + "context_methods.c"],
+    "_futures": [*LOCK_WORD, NATIVE + "semaphore_word.c"],
+    "_semaphores": [*LOCK_WORD, NATIVE + "semaphore_word.c", NATIVE + "permits.c"],
 }
 
 ADVICE = """
@@ -64,10 +65,10 @@ def extensions():
         Extension(
             f"forksafe_core.{name}",
             [f"{HERE}{name}.pyx", *sources],
-            include_dirs=[HERE],
+            include_dirs=[NATIVE],
             extra_compile_args=FLAGS,
             extra_link_args=os.environ.get("FORKSAFE_LDFLAGS", "").split(),
-            depends=glob.glob(HERE + "*.[ch]"),
+            depends=glob.glob(NATIVE + "*.[ch]"),
         )
         for name, sources in SOURCES.items()
     ]
@@ -82,6 +83,7 @@ def extensions():
 
 
 setup(
+    packages=[*find_packages("src"), "forksafe.examples"],
     ext_modules=extensions(),
     cmdclass={"build_ext": BuildCore, "bdist_wheel": PlatformWheel},
     distclass=PlatformDistribution,

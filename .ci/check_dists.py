@@ -19,7 +19,7 @@ def problems(path: str) -> list[str]:
     names = names_of(path)
     modules = ("_atfork", "_checkout", "_futures", "_local", "_locks", "_semaphores")
     if path.endswith(".whl"):
-        needed = {"forksafe/py.typed", "forksafe_core/py.typed", "forksafe/bootstrap/sitecustomize.py"}
+        needed = {"forksafe/py.typed", "forksafe_core/py.typed", "forksafe/cli/bootstrap/sitecustomize.py"}
         needed |= {f"forksafe_core/{name}.pyi" for name in modules} | {
             "forksafe_core/_locks.pxd",
             "forksafe/examples/cache.py",
@@ -29,8 +29,8 @@ def problems(path: str) -> list[str]:
         unwanted = (".c", ".h", ".pyx", "tests/")
     else:
         needed = {
-            "src/forksafe_core/fork_state.c",
-            "src/forksafe_core/fork_state.h",
+            "src/forksafe_core/native/fork_state.c",
+            "src/forksafe_core/native/fork_state.h",
             "tests/conftest.py",
             "pyproject.toml",
         }

@@ -47,6 +47,7 @@ from __future__ import annotations
 import os as _os
 import sys as _sys
 
+from forksafe.atfork.hooks import Registration, after_in_child, after_in_parent, before, register_at_fork
 from forksafe.errors import (
     ChildError,
     ChildTimeout,
@@ -58,28 +59,27 @@ from forksafe.errors import (
     PoolTimeout,
     UnknownDescriptorsWarning,
 )
-from forksafe.hooks import Registration, after_in_child, after_in_parent, before, register_at_fork
 from forksafe.locks import Barrier, BoundedSemaphore, Condition, Event, Lock, RLock, Semaphore, local
 from forksafe_core import atfork as _atfork
 
 TYPE_CHECKING = False  # importing typing takes longer than all the rest
 if TYPE_CHECKING:
     from forksafe import testing
-    from forksafe.background import BackgroundThread, background_thread
-    from forksafe.descriptors import close_on_fork, keep_on_fork
-    from forksafe.executors import ThreadPoolExecutor
-    from forksafe.finding import register_finder
-    from forksafe.futures import Future, InheritedFutureError
-    from forksafe.guarding import Guard, guard
-    from forksafe.hazard import Hazard, hazards
-    from forksafe.patching import install, uninstall
-    from forksafe.pool import ConnectionPool, PoolStats
-    from forksafe.process_pool import ProcessPoolExecutor
-    from forksafe.processes import get_context, get_start_method
-    from forksafe.protecting import protect, register_adapter, unprotect
-    from forksafe.quiescing import quiesce
-    from forksafe.resources import Resource, resource
-    from forksafe.tracking import track_locks
+    from forksafe.adapters.protect import protect, register_adapter, unprotect
+    from forksafe.atfork.quiesce import quiesce
+    from forksafe.background.thread import BackgroundThread, background_thread
+    from forksafe.descriptors.close_on_fork import close_on_fork, keep_on_fork
+    from forksafe.descriptors.search import register_finder
+    from forksafe.diagnostics.guard import Guard, guard
+    from forksafe.diagnostics.hazard import Hazard, hazards
+    from forksafe.diagnostics.lock_tracking import track_locks
+    from forksafe.executors.futures import Future, InheritedFutureError
+    from forksafe.executors.process import ProcessPoolExecutor
+    from forksafe.executors.thread import ThreadPoolExecutor
+    from forksafe.patching.install import install, uninstall
+    from forksafe.pool.pool import ConnectionPool, PoolStats
+    from forksafe.processes.process import get_context, get_start_method
+    from forksafe.resources.resource import Resource, resource
 
 __version__ = "0.1.0"
 
@@ -137,32 +137,32 @@ __all__ = [
 ]
 
 _at_first_use = {
-    "BackgroundThread": "forksafe.background",
-    "ConnectionPool": "forksafe.pool",
-    "PoolStats": "forksafe.pool",
-    "Future": "forksafe.futures",
-    "InheritedFutureError": "forksafe.futures",
-    "Guard": "forksafe.guarding",
-    "Hazard": "forksafe.hazard",
-    "ProcessPoolExecutor": "forksafe.process_pool",
-    "Resource": "forksafe.resources",
-    "ThreadPoolExecutor": "forksafe.executors",
-    "background_thread": "forksafe.background",
-    "close_on_fork": "forksafe.descriptors",
-    "get_context": "forksafe.processes",
-    "get_start_method": "forksafe.processes",
-    "guard": "forksafe.guarding",
-    "hazards": "forksafe.hazard",
-    "install": "forksafe.patching",
-    "keep_on_fork": "forksafe.descriptors",
-    "protect": "forksafe.protecting",
-    "quiesce": "forksafe.quiescing",
-    "register_adapter": "forksafe.protecting",
-    "register_finder": "forksafe.finding",
-    "resource": "forksafe.resources",
-    "track_locks": "forksafe.tracking",
-    "uninstall": "forksafe.patching",
-    "unprotect": "forksafe.protecting",
+    "BackgroundThread": "forksafe.background.thread",
+    "ConnectionPool": "forksafe.pool.pool",
+    "PoolStats": "forksafe.pool.pool",
+    "Future": "forksafe.executors.futures",
+    "InheritedFutureError": "forksafe.executors.futures",
+    "Guard": "forksafe.diagnostics.guard",
+    "Hazard": "forksafe.diagnostics.hazard",
+    "ProcessPoolExecutor": "forksafe.executors.process",
+    "Resource": "forksafe.resources.resource",
+    "ThreadPoolExecutor": "forksafe.executors.thread",
+    "background_thread": "forksafe.background.thread",
+    "close_on_fork": "forksafe.descriptors.close_on_fork",
+    "get_context": "forksafe.processes.process",
+    "get_start_method": "forksafe.processes.process",
+    "guard": "forksafe.diagnostics.guard",
+    "hazards": "forksafe.diagnostics.hazard",
+    "install": "forksafe.patching.install",
+    "keep_on_fork": "forksafe.descriptors.close_on_fork",
+    "protect": "forksafe.adapters.protect",
+    "quiesce": "forksafe.atfork.quiesce",
+    "register_adapter": "forksafe.adapters.protect",
+    "register_finder": "forksafe.descriptors.search",
+    "resource": "forksafe.resources.resource",
+    "track_locks": "forksafe.diagnostics.lock_tracking",
+    "uninstall": "forksafe.patching.install",
+    "unprotect": "forksafe.adapters.protect",
 }
 
 
@@ -187,7 +187,7 @@ if not TYPE_CHECKING:  # to a type checker it would mean that any name exists
 
 
 def _start_watchdog() -> None:
-    from forksafe import watchdog
+    from forksafe.diagnostics.hangs import watchdog
 
     watchdog.start_if_asked()
 

@@ -2,6 +2,6 @@
 
 import sys
 
-from forksafe.cli import main
+from forksafe.cli.main import main
 
 sys.exit(main())

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 TYPE_CHECKING = False  # importing typing takes longer than all the rest
 if TYPE_CHECKING:
-    from forksafe.futures import InheritedFutureError
-    from forksafe.hazard import Hazard
+    from forksafe.diagnostics.hazard import Hazard
+    from forksafe.executors.futures import InheritedFutureError
 
 __all__ = [
     "ChildError",
@@ -76,6 +76,6 @@ if not TYPE_CHECKING:
         """InheritedFutureError is a BrokenExecutor, and importing concurrent.futures takes long."""
         if name != "InheritedFutureError":
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from forksafe.futures import InheritedFutureError
+        from forksafe.executors.futures import InheritedFutureError
 
         return InheritedFutureError

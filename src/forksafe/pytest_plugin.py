@@ -46,7 +46,7 @@ class _Guarding:
         self._ignore = ignore
 
     def _guarded(self) -> Generator[None, Any, Any]:
-        from forksafe.guarding import guard
+        from forksafe.diagnostics.guard import guard
 
         with guard(self._action, severity=self._severity, ignore=self._ignore):
             return (yield)

@@ -54,7 +54,7 @@ if TYPE_CHECKING or hasattr(_os, "fork"):  # type checkers see the compiled core
         ) from error
     IMPL = "compiled"
 else:
-    from forksafe_core._pure import (
+    from forksafe_core.pure.locks import (
         BoundedSemaphore,
         Checkout,
         FutureState,

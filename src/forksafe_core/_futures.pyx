@@ -55,4 +55,4 @@ cdef enum:
 cdef tuple NAMES = ("PENDING", "RUNNING", "CANCELLED", "CANCELLED_AND_NOTIFIED", "FINISHED")
 
 include "future_state.pxi"
-include "work.pxi"
+include "work_queue.pxi"

@@ -1,0 +1,162 @@
+"""Run: one run of a BackgroundThread's target, from start to end, in one process.
+
+Guarantees: parked means that its thread is at a checkpoint and does not leave it while somebody else keeps it at rest.
+Its thread asks for that under the condition, before it leaves; whoever waits for it to park looks under the condition,
+after it has said that it wants rest: so one of the two sees the other. An interval target's exceptions are reported to
+threading.excepthook and it goes on.
+
+Why that survives fork: a Run belongs to the process that its thread began in. In a child it is over, unless its thread
+is the one that forked: then that goes on in the middle of the target, and when the target ends, so does the child
+(ending.py). Nothing waits for a thread that vanished.
+
+Not covered: one that waits at its own fork while another thread's is under way cannot come to rest for that. A signal
+handler that forks while threading's start() waits for the thread to begin leaves the child waiting for that; where it
+forks before, start() raises RuntimeError in the child from Python 3.13 on, as threading's does.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from forksafe.atfork import quiesce as quiescing
+from forksafe.atfork.child_exit import end_process
+from forksafe.atfork.hooks import forking_idents
+from forksafe.introspection.threads import exists
+from forksafe_core import atfork
+
+if TYPE_CHECKING:
+    from forksafe.background.thread import BackgroundThread
+
+__all__ = ["Run"]
+
+_GLANCE = 0.05  # seconds after which who waits for a thread looks whether that waits for a fork
+_TEARDOWN = 0.2  # seconds to wait for the system to be done with a thread that has ended
+
+
+class Run(threading.Thread):
+    """The thread. `stopping`, `woken` and `ended` are changed with the owner's condition."""
+
+    def __init__(self, owner: BackgroundThread) -> None:
+        super().__init__(name=owner.name, daemon=owner.daemon)
+        self.owner = owner
+        self.starter = atfork.token()
+        self.stopping = self.woken = self.ended = False
+        self._condition = owner._condition
+        self._generation = atfork.generation()
+        self._token = 0  # of its thread, once that has begun
+        self._parked = False
+        self._torn_down = False
+
+    def has_begun(self) -> bool:
+        return self._token != 0
+
+    def is_inherited(self) -> bool:
+        return self._generation != atfork.generation()
+
+    def lives(self) -> bool:
+        """Not ended; and in a child, the one that forked."""
+        return not self.ended and (not self.is_inherited() or (self.has_begun() and not atfork.gone(self._token)))
+
+    def is_to_stop(self) -> bool:
+        return self.stopping or (self.owner.at_fork == "stop" and self.is_inherited())
+
+    def run(self) -> None:
+        self._generation = atfork.generation()  # a signal handler may have forked within start()
+        self._token = atfork.token()
+        failure: BaseException | None = None
+        try:
+            self._work()
+        except BaseException as error:
+            failure = error
+            if not self.is_inherited():
+                self._report(error)
+        finally:
+            self.owner._has_ended(self)
+        if self.is_inherited():  # the target has forked and this is the child's only thread
+            end_process(failure)
+
+    def checkpoint(self, timeout: float | None, *, first: bool = False) -> bool:
+        """True when it is to stop; False after timeout seconds, when it is woken, or at once if it is the first."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with self._condition:
+            self._parked = True
+            self._condition.notify_all()
+            try:
+                while True:
+                    if quiescing.is_at_rest(self.owner, but=self._token):
+                        self._condition.wait()
+                        continue
+                    if self.is_to_stop():
+                        return True
+                    left = None if deadline is None else deadline - time.monotonic()
+                    if first or self.woken or (left is not None and left <= 0):
+                        self.woken = self.woken and first
+                        return False
+                    self._condition.wait(left if left is None else min(left, threading.TIMEOUT_MAX))
+            finally:
+                self._parked = False
+
+    def comes_to_rest(self, seconds: float) -> bool:
+        """Wait until it is at a checkpoint or has ended. Nobody waits for itself, nor for whom it is just starting."""
+        if self is threading.current_thread() or (self.ident is None and self.starter == atfork.token()):
+            return True
+        deadline = time.monotonic() + seconds
+        with self._condition:
+            while self.lives() and not self._parked:
+                left = deadline - time.monotonic()
+                if left <= 0 or self.ident in forking_idents():
+                    return False
+                self._condition.wait(min(left, _GLANCE))
+        if self.ended:
+            self.wait_torn_down(min(seconds, _TEARDOWN))
+        return True
+
+    def wait_ended(self, seconds: float | None) -> bool:
+        deadline = None if seconds is None else time.monotonic() + seconds
+        left = seconds
+        with self._condition:
+            while self.lives():
+                if left is not None and left <= 0:
+                    return False
+                self._condition.wait(left if left is None else min(left, threading.TIMEOUT_MAX))
+                left = None if deadline is None else deadline - time.monotonic()
+        if self.ident is not None and not self.is_inherited():
+            self.join(left if left is None else max(left, 0))
+        return True
+
+    def wait_torn_down(self, seconds: float = _TEARDOWN) -> None:
+        """Until the system, too, is done with a thread that has ended.
+
+        While it is not, OpenSSL for one holds locks to clean up after it, and a child forked just then would hang at
+        its first use of TLS.
+        """
+        deadline = time.monotonic() + seconds
+        while not self._torn_down and not self.is_inherited() and exists(self.native_id):
+            if time.monotonic() >= deadline:
+                return
+            time.sleep(0.0002)
+        self._torn_down = True
+
+    def _work(self) -> None:
+        owner = self.owner
+        if owner.interval is None:
+            self.checkpoint(None, first=True)
+            # Also if it is to stop already: for what it does at its end. Not if start() has failed.
+            if not self.ended:
+                owner.target(owner, *owner._args, **owner._kwargs)
+            return
+        while not self.checkpoint(owner.interval):
+            try:
+                owner.target(*owner._args, **owner._kwargs)
+            except Exception as error:
+                if self.is_inherited() and self.is_to_stop():
+                    raise
+                self._report(error)
+
+    def _report(self, error: BaseException) -> None:
+        try:
+            threading.excepthook(threading.ExceptHookArgs((type(error), error, error.__traceback__, self)))
+        except BaseException as failure:
+            atfork.write_unraisable(failure, threading.excepthook)

@@ -1,0 +1,99 @@
+"""Hazards that are executors, pools, helper threads' owners and event loops of the standard library, if unprotected.
+
+Guarantees: forksafe's own and those that were given to protect() are none. Nothing is asked that could wait.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from forksafe.diagnostics.detectors.threads import is_alone
+from forksafe.diagnostics.exemptions import is_taken_care_of
+from forksafe.diagnostics.hazard import Hazard
+from forksafe.introspection.static import mro_of
+
+__all__ = ["FINDERS"]
+
+_KINDS = {
+    ("concurrent.futures.thread", "ThreadPoolExecutor"): "forksafe.ThreadPoolExecutor",
+    ("concurrent.futures.process", "ProcessPoolExecutor"): "forksafe.ProcessPoolExecutor",
+    ("multiprocessing.pool", "Pool"): "forksafe.get_context().Pool",
+    ("logging.handlers", "QueueListener"): "",
+}
+
+
+def _known() -> dict[type, str]:
+    return {
+        cls: ours
+        for (module, name), ours in _KINDS.items()
+        if isinstance(cls := getattr(sys.modules.get(module), name, None), type)
+    }
+
+
+def _objects() -> Iterable[Hazard]:
+    known = _known()
+    loop_type: Any = getattr(sys.modules.get("asyncio.base_events"), "BaseEventLoop", None)
+    wanted = {*known, loop_type} - {None}
+    if not wanted:
+        return
+    of_type: dict[type, Any] = {}  # of those that were met: which of the wanted ones it is
+    for obj in _own_loop() if is_alone() else gc.get_objects():  # alone: an executor that is used has threads
+        kind = type(obj)
+        if kind not in of_type:
+            of_type[kind] = next((each for each in mro_of(kind) if each in wanted), None)
+        if of_type[kind] is not None and not is_taken_care_of(obj):
+            yield from _loop(obj) if of_type[kind] is loop_type else _executor(obj, of_type[kind], known[of_type[kind]])
+
+
+def _own_loop() -> list[Any]:
+    """The one that the calling thread runs."""
+    events = sys.modules.get("asyncio.events")
+    loop = events._get_running_loop() if events is not None else None
+    return [] if loop is None else [loop]
+
+
+def _executor(obj: Any, cls: type, ours: str) -> Iterable[Hazard]:
+    busy = _is_used(obj)
+    if not busy:
+        return
+    name = f"{type(obj).__module__}.{type(obj).__qualname__}"
+    yield Hazard(
+        "executor",
+        "danger",
+        f"a {name}, {busy}",
+        "its threads are not there in the child: what is submitted there is never done, and futures never end",
+        (f"use {ours}, " if ours else "use ") + "forksafe.protect() on it, or forksafe run",
+        module=type(obj).__module__.partition(".")[0],
+    )
+
+
+def _is_used(obj: Any) -> str:
+    """What it has, if it has threads or processes."""
+    threads = getattr(obj, "_threads", None)
+    if threads:
+        return f"with {len(threads)} threads"
+    processes = getattr(obj, "_processes", None)
+    if isinstance(processes, dict) and processes:
+        return f"with {len(processes)} processes"
+    if getattr(obj, "_pool", None):
+        return f"with {len(obj._pool)} workers"
+    return "running" if getattr(obj, "_thread", None) is not None else ""
+
+
+def _loop(obj: Any) -> Iterable[Hazard]:
+    if not obj.is_running():
+        return
+    yield Hazard(
+        "event loop",
+        "warning",
+        f"an event loop that is running ({type(obj).__qualname__})",
+        "who waits for it in the child waits for ever, if another thread runs it; its selector is shared",
+        "forksafe.protect() it, make it after the fork, or make it anew in a forksafe.after_in_child hook",
+        module=type(obj).__module__.partition(".")[0],
+    )
+
+
+FINDERS: dict[Callable[[], Iterable[Hazard]], tuple[str, ...]] = {_objects: ("executor", "event loop")}

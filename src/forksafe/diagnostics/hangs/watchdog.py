@@ -1,0 +1,156 @@
+"""FORKSAFE_WATCHDOG=seconds: a child that is blocked for longer than that says on stderr what it is blocked on, once.
+
+Guarantees: only children watch themselves, each with a daemon thread, which no fork of theirs meets; the program is not
+changed, and goes on as it would. The report is one write to descriptor 2. What fails in here is reported in one line,
+and the program goes on.
+
+Why that survives fork: what there was is noted in the parent before each fork; each child starts a thread of its own.
+
+Not covered: children of forks that Python did not make, until forksafe is first called in them. One that computes
+without end is not blocked.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+
+from forksafe.atfork import hooks
+from forksafe.atfork.hooks import Registration, register_at_fork
+from forksafe.diagnostics.detectors.threads import up_from
+from forksafe.diagnostics.hangs.hang import Stuck, Watch
+from forksafe.diagnostics.hangs.snapshot import AtFork, remember
+from forksafe.diagnostics.hazard import complain
+from forksafe.introspection.threads import add_helper, exists, is_alone
+from forksafe_core import atfork
+
+__all__ = ["Watchdog", "start", "start_if_asked", "text_of"]
+
+
+_PATIENCE = 1.0  # seconds to wait for the thread's end: it may be in the middle of a look
+_EACH = 20  # forks that are looked at one by one; after that, so that a storm is not slowed down, one a second
+
+
+class Watchdog:
+    """Watches in every child from now on. report: called with what a child is stuck on, once in each."""
+
+    def __init__(self, seconds: float, report: Callable[[Stuck], object]) -> None:
+        self._seconds = seconds
+        self._report = report
+        self._at_fork: AtFork | None = None
+        self._forks, self._looked = 0, 0.0
+        self._watch: Watch | None = None  # in a child that has reported nothing yet
+        self._thread: threading.Thread | None = None
+        self._enough = threading.Event()
+        atfork.keep_alive(self)  # hooks hold methods weakly
+        self.registration: Registration = register_at_fork(
+            before=self._before, after_in_parent=self._after_in_parent, after_in_child=self._after_in_child
+        )
+
+    def _before(self) -> None:
+        self._end()
+        now = time.monotonic()
+        self._forks += 1
+        if self._at_fork is None or self._forks <= _EACH or now - self._looked > 1 or self._at_fork.pid != os.getpid():
+            try:
+                self._at_fork, self._looked = remember(), time.monotonic()
+            except Exception as error:
+                self._at_fork = None
+                complain("the watchdog", error)
+
+    def _after_in_parent(self) -> None:
+        if self._watch is not None and not (is_alone() and atfork.call_soon(self._begin_when_forked)):
+            self._begin()
+
+    def _begin_when_forked(self) -> bool:
+        """From 3.12 on CPython looks for other threads when the hooks have run, and warns of the fork if there are.
+
+        True to be called again.
+        """
+        if any(_is_hook(frame) for frame in up_from(sys._getframe(1))):
+            return True
+        self._begin()
+        return False
+
+    def _after_in_child(self) -> None:
+        at_fork = self._at_fork
+        self._watch = self._thread = None
+        if at_fork is not None and at_fork.pid != os.getpid():
+            self._watch = Watch(at_fork, self._seconds)
+            self._begin()
+
+    def _begin(self) -> None:
+        watch = self._watch
+        if watch is None or (self._thread is not None and self._thread.is_alive()):
+            return
+        self._enough = enough = threading.Event()
+        self._thread = threading.Thread(target=self._look, args=(watch, enough), name="forksafe-watchdog", daemon=True)
+        watch.ignore = self._thread
+        add_helper(self._thread)
+        try:
+            self._thread.start()
+        except RuntimeError as error:  # no thread can be started
+            self._watch = self._thread = None
+            complain("the watchdog", error)
+
+    def _end(self) -> None:
+        """A fork, and who asks for the number of threads, is not to meet the one that watches."""
+        thread, self._thread = self._thread, None
+        self._enough.set()
+        if thread is not None:
+            thread.join(_PATIENCE)
+            end = time.monotonic() + _PATIENCE
+            while exists(thread.native_id) and time.monotonic() < end:  # CPython warns of a fork beside it
+                time.sleep(0.0002)
+
+    def _look(self, watch: Watch, enough: threading.Event) -> None:
+        while not enough.wait(min(max(self._seconds / 4, 0.05), 1.0)):
+            try:
+                found = watch.look()
+                if found is not None:
+                    self._watch = None
+                    self._report(found)
+                    return
+            except Exception as error:
+                self._watch = None
+                complain("the watchdog", error)
+                return
+
+
+def _is_hook(frame: FrameType) -> bool:
+    return frame.f_code.co_filename == hooks.__file__
+
+
+def start(seconds: float) -> Watchdog:
+    """What importing forksafe does if FORKSAFE_WATCHDOG is set."""
+    return Watchdog(seconds, lambda found: os.write(2, text_of(found).encode()))
+
+
+def text_of(found: Stuck) -> str:
+    """The report of a process about itself."""
+    lines = [
+        f"forksafe: process {os.getpid()} (generation {atfork.generation()}) is blocked for {found.seconds:.1f} s",
+        f"  {found.thread} waits for {found.on}; it is at",
+        *(f"    {line}" for line in found.stack),
+    ]
+    if found.holder:
+        lines.append(f"  it was the affair of {found.holder}, not in this process; at the fork" + (
+            " that was at" if found.holder_stack else ""))  # fmt: skip
+        lines += [f"    {line}" for line in found.holder_stack]
+    return "\n".join([*lines, f"  {found.cure}", ""])
+
+
+def start_if_asked() -> None:
+    given = os.environ.get("FORKSAFE_WATCHDOG", "")
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = -1.0
+    if not seconds > 0:
+        os.write(2, f"forksafe: FORKSAFE_WATCHDOG takes a number of seconds above 0, not {given!r}\n".encode())
+        return
+    start(seconds)

@@ -1,0 +1,62 @@
+"""track_locks(): from now on, forksafe's locks know where they were made and since when they are held.
+
+Guarantees: nothing of this costs anything while it is off. While it is on, making a lock notes the line that made it,
+and taking one notes the time; hazards() and the reports made of it tell both. Locks made before, and instances of
+subclasses, are known by the object that has them.
+
+Why that survives fork: children go on tracking, and know what their parent knew.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from _weakref import ref
+from typing import Any
+
+import forksafe
+from forksafe.locks import Lock
+from forksafe_core import atfork, set_recorder
+
+__all__ = ["is_tracking", "made_at", "track_locks"]
+
+_HERE = os.path.dirname(os.path.abspath(forksafe.__file__)) + os.sep
+_MACHINERY = tuple(
+    os.path.join(os.path.dirname(os.__file__), name) for name in ("threading.py", "queue.py", "logging", "concurrent")
+)
+_changing = Lock()
+_made: dict[int, tuple[Any, str]] = {}  # by id: a weak reference, and where
+_on = False
+
+
+def track_locks(on: bool = True) -> None:
+    """Have forksafe's locks note where they are made and when they are taken, or not any more. TypeError if no bool."""
+    global _on
+    if not isinstance(on, bool):
+        raise TypeError(f"track_locks() takes True or False, not {on!r}")
+    with _changing:
+        _on = on
+        set_recorder(_record if on else None)
+        atfork.set_tracking(on)
+
+
+def is_tracking() -> bool:
+    """Whether locks are tracked."""
+    return _on
+
+
+def made_at(lock: Any) -> str:
+    """The file, line and function in which a Lock or RLock was made; "" if locks were not tracked then."""
+    found = _made.get(id(lock))
+    return found[1] if found is not None and found[0]() is lock else ""
+
+
+def _record(lock: Any) -> None:
+    frame: Any = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename.startswith((_HERE, *_MACHINERY)):
+        frame = frame.f_back
+    if frame is None:
+        return
+    key = id(lock)
+    where = f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
+    _made[key] = ref(lock, lambda _: _made.pop(key, None)), where

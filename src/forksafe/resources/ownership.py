@@ -1,0 +1,314 @@
+"""Values that belong to the process that made them: what becomes of them at a fork, and when a process ends.
+
+Guarantees
+  - The descriptors of a value are flagged when it is made and sought again before each fork, since many clients
+    connect late: in a child they are tombstones before any Python runs there.
+  - In a child an inherited value is abandoned: an object that is never freed refers to it, so no finaliser of it, or
+    of what it alone refers to, runs there, not even at the end of the interpreter.
+  - Values are cleaned up, last made first, when the process ends that made them: by atexit, and in multiprocessing's
+    children, which skip what atexit has, by multiprocessing.util.Finalize. Never in another process, nor after
+    os._exit().
+  - A value made with on_fork="transfer" goes to the next child that os.fork() really makes: when that child has said
+    that it has it, the parent's descriptors become tombstones and the parent's value is abandoned. Until both is
+    certain the parent keeps it; should the child say so too late, it learns that it may not have it.
+
+Not covered: a fork in the moment between a value's being made and its being handed to own(): the child then shares
+it, but has no thread that could use or free it. After a fork made by C no hook runs in the parent, so nothing is
+transferred by one: the child abandons the value. SQLite keeps in memory, for each file, what its process has locked,
+and a child inherits that: where a file was open in WAL mode or in a transaction, a child that opens it again is warned.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import select
+import stat
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from forksafe.atfork.hooks import register_at_fork
+from forksafe.descriptors import known_types as finders
+from forksafe.descriptors import search as finding
+from forksafe.errors import ForkHazardWarning
+from forksafe_core import atfork
+
+__all__ = ["Owned", "Terms", "Ticket", "bury", "catch_up", "end", "end_all", "own", "warn_locked"]
+
+TRANSFER_TIMEOUT = 5.0  # seconds for a new child to say that it has what is transferred to it
+GONE = -1  # in place of a generation
+_ROUNDS = 100  # of cleaning up at exit, in which values may be made anew
+
+
+class Terms:
+    """What holds for all values of one kind.
+
+    inherited: a value of it was abandoned here because of a fork. locked: the files that SQLite had locked for it.
+    """
+
+    __slots__ = ("fds", "inherited", "locked", "name", "on_fork")
+
+    def __init__(self, name: str, fds: finding.Fds | None, on_fork: str) -> None:
+        self.name = name
+        self.fds = fds
+        self.on_fork = on_fork
+        self.inherited = False
+        self.locked: set[str] = set()
+
+
+class Owned:
+    """A value and the generation that it belongs to; GONE when it is of no use here any more."""
+
+    __slots__ = ("__weakref__", "clean_up", "found", "generation", "terms", "value")
+
+    def __init__(self, value: Any, terms: Terms, clean_up: Callable[[], object] | None) -> None:
+        self.value = value
+        self.terms = terms
+        self.clean_up = clean_up
+        self.found = finding.Found()
+        self.generation = atfork.generation()
+
+    def flag(self) -> None:
+        """Flag what it has open now, and no longer what only looks as if it were still the same file."""
+        before = self.found.descriptors
+        try:
+            self.found = finding.flag(self.value, self.terms.fds, self.found)
+        except Exception as error:  # of fds=, and nothing may stop a fork half-way: what was flagged stays so
+            atfork.write_unraisable(error, self.terms.fds)
+            return
+        if not self.found.unknown:  # else what was found then may still be open
+            unflag_files(set(before).difference(self.found.descriptors))
+
+
+class Ticket:
+    """Lies where a value can be asked for, and goes with that place: then the value is cleaned up."""
+
+    __slots__ = ("owned",)
+
+    def __init__(self, owned: Owned) -> None:
+        self.owned = owned
+
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        if self.owned.generation >= 0 and not is_finalizing():  # a default: the module's names may be gone then
+            end(self.owned)
+
+
+class _Handover:
+    """What one fork is to transfer, and the two ends by which the child says that it has it."""
+
+    def __init__(self, values: list[Owned]) -> None:
+        import socket
+
+        self.values = values
+        self.parents, self.childs = socket.socketpair()
+
+
+_live: dict[int, Owned] = {}  # by id, in the order in which they were made
+_ending: dict[object, Owned] = {}  # those that are being cleaned up
+_handovers: dict[int, list[_Handover | None]] = {}  # by thread token: of the forks it is going through
+_caught_up = atfork.generation()  # the generation that has dealt with what it inherited
+_at_exit: int | None = None  # the generation that has arranged for end_all()
+
+
+def own(value: Any, terms: Terms, clean_up: Callable[[], object] | None, stacklevel: int = 4) -> Owned:
+    """This process made a value: flag it, and clean it up at exit. Warns if its descriptors cannot be found.
+
+    What fds= raises, and a warning turned into an error, leaves nothing behind: the caller cleans the value up.
+    """
+    owned = Owned(value, terms, clean_up)
+    owned.found = finding.flag(value, terms.fds)
+    if owned.found.unknown:
+        finding.warn_unknown(value, terms.name, owned.found, stacklevel)
+    _live[id(owned)] = owned
+    _arrange_end()
+    return owned
+
+
+def warn_locked(terms: Terms, stacklevel: int) -> None:
+    """Warn a child that is about to make a value anew, if SQLite will not let it have the file."""
+    if terms.locked:
+        warnings.warn(
+            f"{terms.name}: {', '.join(sorted(terms.locked))} was open in SQLite at the fork, in WAL mode or in a "
+            "transaction. SQLite believes that this child has locked what its parent had: it may find the file locked "
+            "for ever, or read it while it is written. Close it before forks, and it is opened again when it is asked "
+            "for: forksafe.before(db.close)",
+            ForkHazardWarning,
+            stacklevel=stacklevel,
+        )
+
+
+def end(owned: Owned) -> bool:
+    """Clean a value up, if it is this process's and nobody has. What its clean-up raises is raised."""
+    if owned.generation != atfork.generation():
+        return False
+    claim = object()
+    _ending[claim] = owned  # first: a child must find it in one of the two
+    try:
+        if _live.pop(id(owned), None) is None:
+            return False
+        owned.generation = GONE
+        unflag_files(owned.found.descriptors)
+        if owned.clean_up is not None:
+            owned.clean_up()
+        return True
+    finally:
+        _ending.pop(claim, None)  # None: in a child it has been abandoned
+
+
+def end_all() -> None:
+    """Clean up every value that this process made, last made first."""
+    generation = atfork.generation()
+    for _ in range(_ROUNDS):
+        mine = [owned for owned in reversed(list(_live.values())) if owned.generation == generation]
+        if not mine:
+            return
+        for owned in mine:
+            try:
+                end(owned)
+            except BaseException as error:  # the others still have their turn
+                atfork.write_unraisable(error, owned.clean_up)
+
+
+def catch_up() -> None:
+    """In a child, once: take what was transferred, abandon everything else that was inherited."""
+    global _caught_up
+    generation = atfork.generation()
+    if _caught_up == generation:
+        return
+    _caught_up = generation
+    inherited = [owned for owned in [*_live.values(), *_ending.values()] if owned.generation != generation]
+    _ending.clear()
+    transferred = _take_over(generation)
+    for owned in inherited:
+        if owned not in transferred:
+            owned.terms.inherited = True
+            owned.terms.locked |= finders.locked(owned.found.files)
+            _abandon(owned)
+
+
+def unflag_files(descriptors: Any) -> None:
+    """Where a file is known by its inode only (not on Linux), the core takes the same one, opened again, for it."""
+    for descriptor in descriptors:
+        try:
+            mode = os.fstat(descriptor).st_mode
+        except OSError:
+            continue
+        if not stat.S_ISSOCK(mode) and not stat.S_ISFIFO(mode):
+            atfork.unflag(descriptor)
+
+
+def _abandon(owned: Owned) -> None:
+    _live.pop(id(owned), None)
+    owned.generation = GONE
+    atfork.keep_alive(owned)
+
+
+def bury(owned: Owned) -> None:
+    """What the value has open is another process's: put tombstones over it here and now, and abandon the value."""
+    for descriptor in owned.found.descriptors:
+        try:
+            atfork.tombstone(descriptor)
+        except OSError:
+            continue
+    _abandon(owned)
+
+
+def _arrange_end() -> None:
+    global _at_exit
+    generation = atfork.generation()
+    if _at_exit == generation:
+        return
+    if _at_exit is None:
+        atexit.register(end_all)  # children inherit that
+    _at_exit = generation
+    processes: Any = sys.modules.get("multiprocessing.process")
+    if processes is not None and processes.parent_process() is not None:
+        from multiprocessing.util import Finalize
+
+        Finalize(None, end_all, exitpriority=0)
+
+
+def _before() -> None:
+    stack = _handovers.setdefault(atfork.token(), [])
+    stack.append(None)
+    transferred = []
+    for owned in list(_live.values()):
+        owned.flag()
+        if owned.terms.on_fork == "transfer":
+            transferred.append(owned)
+    if not transferred:
+        return
+    try:
+        stack[-1] = _Handover(transferred)
+    except OSError as error:  # no descriptor is left for it: the parent keeps everything
+        atfork.write_unraisable(error, _before)
+        return
+    for owned in transferred:
+        for descriptor in owned.found.descriptors:
+            atfork.unflag(descriptor)
+
+
+def _after_in_parent() -> None:
+    stack = _handovers.get(atfork.token())
+    handover = stack.pop() if stack else None
+    if not stack:
+        _handovers.pop(atfork.token(), None)
+    if handover is None:
+        return
+    handover.childs.close()
+    taken = _is_taken(handover.parents)
+    handover.parents.close()
+    for owned in handover.values:
+        if owned.generation == GONE:  # meanwhile: cleaned up, or transferred by a fork in a hook
+            continue
+        if taken:
+            bury(owned)
+        else:
+            owned.flag()
+
+
+def _is_taken(end: Any) -> bool:
+    """Wait for the child's word, or for the last copy of its end to be closed."""
+    import socket
+
+    poll = select.poll() if hasattr(select, "poll") else None
+    if poll is not None:
+        poll.register(end, select.POLLIN)
+        poll.poll(TRANSFER_TIMEOUT * 1000)
+    end.setblocking(False)
+    end.shutdown(socket.SHUT_RD)  # from now on the child cannot say it; what it has said can still be read
+    try:
+        return bool(end.recv(1))
+    except OSError:
+        return False
+
+
+def _take_over(generation: int) -> list[Owned]:
+    """In the child: the values that are its own now, and that its parent knows to have gone."""
+    stack = _handovers.get(atfork.token())
+    handover = stack[-1] if stack else None
+    _handovers.clear()
+    if handover is None:
+        return []
+    handover.parents.close()
+    values = [owned for owned in handover.values if owned.generation != GONE]
+    try:
+        handover.childs.send(b"!")
+    except OSError:  # too late, or the parent has died meanwhile: nobody can tell which
+        for owned in values:
+            bury(owned)
+        return []
+    finally:
+        handover.childs.close()
+    for owned in values:
+        owned.generation = generation
+        owned.flag()
+    util: Any = sys.modules.get("multiprocessing.util")
+    if util is not None:  # whose children forget all finalizers that they are given before they get to this
+        util.register_after_fork(end_all, lambda _: _arrange_end())
+    return values
+
+
+register_at_fork(before=_before, after_in_parent=_after_in_parent, after_in_child=catch_up)

@@ -1,0 +1,219 @@
+# work_queue.pxi: Work, the queue between an executor and its threads in one process. Part of _futures.pyx.
+#
+# A thread that finds nothing to do counts itself among the idle, looks once more, and sleeps until it gets a permit.
+# Whoever brings work takes one of the idle out of that count and gives a permit for it, so that none is woken twice and
+# no work lies there with a thread asleep. Threads are asked for only while there is more to do than there are threads.
+#
+# Everything here belongs to one process. In a child each Work of the parent is inherited: submit() refuses, and
+# whoever still runs something for it is told when that ends.
+
+
+@cython.final
+cdef class Work:
+    """grow: called without arguments when there should be one thread more, which it is then counted as."""
+    cdef object items
+    cdef object future_type
+    cdef object grow
+    cdef uint64_t limit
+    cdef uint64_t stamp
+    cdef uint64_t unfinished  # submitted and not ended. This and the rest are atomic
+    cdef uint64_t threads
+    cdef uint64_t running     # threads that run something
+    cdef uint64_t idle
+    cdef uint64_t permits     # a semaphore's word
+    cdef uint64_t gate        # 1: nothing is begun
+    cdef uint64_t closed
+
+    def __init__(self, future_type, limit, grow):
+        self.items = deque()
+        self.future_type = future_type
+        self.limit = limit
+        self.grow = grow
+        self.stamp = atomic_load(&fs.page.stamp)
+
+    def __dealloc__(self):
+        if self.stamp != atomic_load(&fs.page.stamp):
+            keep(self.items)  # inherited: kept alive for good
+
+    @property
+    def inherited(self):
+        return self.stamp != atomic_load(&fs.page.stamp)
+
+    @property
+    def closed(self):
+        return atomic_load(word_of(&self.closed)) != 0
+
+    @property
+    def threads(self):
+        return atomic_load(word_of(&self.threads))
+
+    @property
+    def running(self):
+        return atomic_load(word_of(&self.running))
+
+    def qsize(self):
+        """How much was submitted and has not begun."""
+        return len(self.items)
+
+    def submit(self, fn, args, kwargs):
+        """A future for fn(*args, **kwargs). None when this is closed, or inherited."""
+        cdef FutureState future
+        if self.stamp != atomic_load(&fs.page.stamp) or atomic_load(word_of(&self.closed)):
+            return None
+        future = <FutureState>(<PyTypeObject *>self.future_type).tp_new(<PyTypeObject *>self.future_type, (), NULL)
+        future.fn = fn
+        future.args = args
+        future.kwargs = kwargs
+        return future if put(self, future) else None
+
+    def run_next(self):
+        """Wait for something to run, and run it: True. None when this is closed and there is no more.
+
+        The future, where running it has forked and this is the child: then this thread is none of the executor's.
+        """
+        cdef FutureState future = take(self)
+        if future is None:
+            return None
+        try:
+            execute(self, future)
+        finally:
+            stop_running(self)
+        return True if self.stamp == atomic_load(&fs.page.stamp) else future
+
+    def enter(self):
+        """Count this thread as one that runs something, once nothing keeps it from beginning."""
+        enter(self)
+
+    def leave(self):
+        """It does not any more."""
+        stop_running(self)
+
+    def pause(self):
+        """Let nothing begin until resume()."""
+        atomic_store(word_of(&self.gate), 1)
+
+    def resume(self):
+        atomic_store(word_of(&self.gate), 0)
+        unpark(word_of(&self.gate), INT32_MAX, fs)
+
+    def wait_idle(self, uint64_t but, double seconds):
+        """While it is paused: wait until no more than `but` threads run something. False when the time was up."""
+        cdef int64_t deadline = deadline_after(seconds)
+        cdef uint64_t running
+        while True:
+            running = atomic_load(word_of(&self.running))
+            if running <= but:
+                return True
+            if monotonic_ns() >= deadline:
+                return False
+            with nogil:
+                if park(word_of(&self.running), running, deadline, fs) != PARK_INTERRUPTED:
+                    continue
+            Py_MakePendingCalls()
+
+    def close(self):
+        """Let nothing more be submitted, and have the threads end when all is done."""
+        atomic_store(word_of(&self.closed), 1)
+        while take_idle(self):
+            sw_give(word_of(&self.permits), 1, SW_MAX_VALUE)
+
+    def take_rest(self):
+        """Everything that was submitted and has not begun; it is nobody's then."""
+        rest = []
+        while len(self.items):
+            try:
+                rest.append(self.items.popleft())
+                atomic_fetch_sub(word_of(&self.unfinished), 1)
+            except IndexError:
+                pass
+        return rest
+
+    def forget_thread(self):
+        """One that was asked for did not start, or has ended."""
+        atomic_fetch_sub(word_of(&self.threads), 1)
+
+    def withdraw(self, FutureState future):
+        """Take back what was submitted. False when it has begun."""
+        try:
+            self.items.remove(future)
+        except ValueError:
+            return False
+        atomic_fetch_sub(word_of(&self.unfinished), 1)
+        return True
+
+
+cdef bint put(Work self, FutureState future) except -1:
+    cdef uint64_t threads, unfinished
+    self.items.append(future)
+    unfinished = atomic_fetch_add(word_of(&self.unfinished), 1) + 1
+    if atomic_load(word_of(&self.closed)) and self.withdraw(future):
+        return False
+    threads = atomic_load(word_of(&self.threads))
+    while threads < self.limit and threads < unfinished:
+        if atomic_compare_exchange_strong(word_of(&self.threads), &threads, threads + 1):
+            self.grow(future)
+            return True
+    if take_idle(self):
+        sw_give(word_of(&self.permits), 1, SW_MAX_VALUE)
+    return True
+
+
+cdef FutureState take(Work self):
+    """What to run next, and this thread is counted as running; waits for it. None when closed and there is no more."""
+    while True:
+        enter(self)
+        if len(self.items):
+            try:
+                return self.items.popleft()
+            except IndexError:  # without a GIL others may be quicker
+                pass
+        stop_running(self)
+        if atomic_load(word_of(&self.closed)):
+            return None
+        atomic_fetch_add(word_of(&self.idle), 1)
+        if not (len(self.items) or atomic_load(word_of(&self.closed))) or not take_idle(self):
+            with nogil:
+                while sw_wait(word_of(&self.permits), NO_DEADLINE) != LW_TAKEN:
+                    pass  # a signal, which is the main thread's to handle
+
+
+cdef inline bint take_idle(Work self) noexcept nogil:
+    cdef uint64_t idle = atomic_load(word_of(&self.idle))
+    while idle:
+        if atomic_compare_exchange_strong(word_of(&self.idle), &idle, idle - 1):
+            return True
+    return False
+
+
+cdef inline void enter(Work self) noexcept:
+    while True:
+        while atomic_load(word_of(&self.gate)):
+            with nogil:
+                park(word_of(&self.gate), 1, NO_DEADLINE, fs)
+        atomic_fetch_add(word_of(&self.running), 1)
+        if not atomic_load(word_of(&self.gate)):
+            return
+        stop_running(self)
+
+
+cdef inline void stop_running(Work self) noexcept:
+    atomic_fetch_sub(word_of(&self.running), 1)
+    if atomic_load(word_of(&self.gate)):
+        unpark(word_of(&self.running), INT32_MAX, fs)
+
+
+cdef int execute(Work self, FutureState future) except -1:
+    cdef object result = None, error = None, fn, args, kwargs
+    if begin(future):
+        fn, args, kwargs = future.fn, future.args, future.kwargs
+        future.fn = future.args = future.kwargs = None
+        try:
+            result = PyObject_Call(fn, args, <PyObject *>kwargs)
+        except BaseException as raised:
+            error = raised
+        fn = args = kwargs = None
+        atomic_fetch_sub(word_of(&self.unfinished), 1)  # before others see it done: this thread is theirs to use
+        end(future, result, error)
+    else:
+        atomic_fetch_sub(word_of(&self.unfinished), 1)
+    return 0
