@@ -210,7 +210,7 @@ def test_uninstall_leaves_the_class_as_it_was():
         before = vars(concurrent.futures.ThreadPoolExecutor)["__init__"]
         import forksafe
         forksafe.install()
-        from forksafe import patching
+        from forksafe.patching import install as patching
         assert "concurrent.futures.thread.ThreadPoolExecutor" in patching.report().watched
         assert vars(concurrent.futures.ThreadPoolExecutor)["__init__"] is not before
         forksafe.uninstall()

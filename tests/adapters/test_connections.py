@@ -133,7 +133,7 @@ def test_an_adapter_that_fails_leaves_the_others_protected(pair, busy, monkeypat
         assert run_in_child(lambda: (lock.acquire(timeout=1), reported)) == (True, [ValueError, ValueError])
         forksafe.unprotect(first)
     finally:
-        from forksafe import adapters
+        from forksafe.adapters import registry as adapters
 
         del adapters._adapters[Mine]
 
@@ -150,7 +150,7 @@ def test_unprotect_leaves_the_flags_of_others(pair):
 
 
 def test_nothing_is_half_protected_when_watching_fails(pair):
-    from forksafe import protecting
+    from forksafe.adapters import protect as protecting
 
     def watch(obj, flag):
         flag(obj.things[0])
@@ -164,7 +164,7 @@ def test_nothing_is_half_protected_when_watching_fails(pair):
         with pytest.raises(ValueError, match="watch"):
             forksafe.protect(holder)
     finally:
-        from forksafe import adapters
+        from forksafe.adapters import registry as adapters
 
         del adapters._adapters[Holder]
     assert len(protecting._protected) == before

@@ -177,7 +177,7 @@ def test_an_attribute_that_is_replaced_later_counts(busy):
 
 
 def test_held_weakly():
-    from forksafe import protecting
+    from forksafe.adapters import protect as protecting
 
     gc.collect()
     before = len(protecting._protected)
@@ -189,7 +189,7 @@ def test_held_weakly():
 
 
 def test_protecting_twice_is_once():
-    from forksafe import protecting
+    from forksafe.adapters import protect as protecting
 
     before = len(protecting._protected)
     lock = forksafe.protect(forksafe.protect(threading.Lock()))

@@ -68,6 +68,6 @@ def test_an_adapter_by_name_for_another_library(client):
         forksafe.protect(client)
         assert run_in_child(lambda: client.transports["main"][0].sock.recv(1)) == b""
     finally:
-        from forksafe import adapters
+        from forksafe.adapters import registry as adapters
 
         del adapters._adapters[name]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 
 import forksafe
-from forksafe import quiescing
+from forksafe.atfork import quiesce as quiescing
 from forksafe.testing import run_in_child
 from support.tasks import Account, let_go_when_it_waits
 

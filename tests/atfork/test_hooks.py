@@ -82,7 +82,7 @@ def test_bound_methods_are_held_weakly():
     forksafe.register_at_fork(before=client.reconnect)
     run_in_child(lambda: None)
     assert log == [1]
-    from forksafe import hooks
+    from forksafe.atfork import hooks
 
     registered = len(hooks._registrations)
     del client
@@ -131,7 +131,7 @@ def test_bad_input(hooks, message):
 
 
 def test_nothing_is_half_registered():
-    from forksafe import hooks
+    from forksafe.atfork import hooks
 
     before = hooks._registrations
     with pytest.raises(TypeError):

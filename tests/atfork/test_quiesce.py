@@ -12,7 +12,8 @@ import warnings
 import pytest
 
 import forksafe
-from forksafe import hooks, quiescing
+from forksafe.atfork import hooks
+from forksafe.atfork import quiesce as quiescing
 from forksafe.testing import run_in_child
 from support.forks import FORKS
 from support.programs import python, script, succeeds
@@ -97,7 +98,8 @@ def test_interrupted_while_it_waits(tmp_path):
     """Ctrl-C, and everything goes on."""
     succeeds(python(script(tmp_path / "program.py", """
         import forksafe, os, signal, threading, time
-        from forksafe import hooks, quiescing
+        from forksafe.atfork import hooks
+        from forksafe.atfork import quiesce as quiescing
         executor, go = forksafe.ThreadPoolExecutor(2), threading.Event()
         future = executor.submit(go.wait, 30)
 
@@ -296,4 +298,4 @@ def test_storm_of_forks_that_wait(tmp_path):
 
 def test_nobody_pays_who_does_not_ask(tmp_path):
     succeeds(python("-c", "import forksafe, sys; forksafe.ThreadPoolExecutor(1).submit(pow, 2, 5).result();"
-                    "from forksafe import hooks; assert not hooks._registrations, hooks._registrations"))  # fmt: skip
+                    "from forksafe.atfork import hooks; assert not hooks._registrations"))  # fmt: skip

@@ -7,7 +7,9 @@ import warnings
 import pytest
 
 import forksafe
-from forksafe import BackgroundThread, quiescing, restarting
+from forksafe import BackgroundThread
+from forksafe.atfork import quiesce as quiescing
+from forksafe.background import restart as restarting
 from support.background import LIMIT, wait_until
 from support.pools import others_sleep
 

@@ -10,7 +10,9 @@ import threading
 import pytest
 
 import forksafe
-from forksafe import background_runs, hooks, quiescing
+from forksafe.atfork import hooks
+from forksafe.atfork import quiesce as quiescing
+from forksafe.background import run as background_runs
 from support.background import (
     LIMIT,
     Account,

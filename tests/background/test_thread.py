@@ -10,7 +10,8 @@ import threading
 
 import pytest
 
-from forksafe import BackgroundThread, background_thread, quiesce, restarting
+from forksafe import BackgroundThread, background_thread, quiesce
+from forksafe.background import restart as restarting
 from support.background import LIMIT, Account, begin, is_at_checkpoint, is_waiting, sleeps, wait_until
 from support.programs import python, succeeds
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from forksafe import demo
+from forksafe.cli import demo
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 
@@ -114,7 +114,7 @@ def test_hangs_with_threading(name: str, hanging: dict[str, subprocess.Popen[str
 
 
 def run_demo(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "forksafe.demo", *arguments]
+    command = [sys.executable, "-m", "forksafe.cli.demo", *arguments]
     return subprocess.run(command, check=False, env=demo._environment(), capture_output=True, text=True, timeout=60)
 
 
@@ -150,7 +150,7 @@ def test_on_a_terminal(extra: dict[str, str]) -> None:
     if "NO_COLOR" not in extra:
         environment.pop("NO_COLOR", None)
     master, slave = pty.openpty()
-    command = [sys.executable, "-m", "forksafe.demo", "--only", "cache", "--timeout", "1.2"]
+    command = [sys.executable, "-m", "forksafe.cli.demo", "--only", "cache", "--timeout", "1.2"]
     with subprocess.Popen(command, env=environment, stdin=slave, stdout=slave, stderr=slave) as process:
         os.close(slave)
         written = b""
@@ -221,7 +221,7 @@ def test_nothing_is_left_behind(number: int | None, status: int, tmp_path: Path)
 
     (tmp_path / "hang.py").write_text(HANGING_PROGRAM)
     script = (
-        "import pathlib, sys; from forksafe import demo; demo.PROGRAMS = {'hang': 'hangs'}; "
+        "import pathlib, sys; from forksafe.cli import demo; demo.PROGRAMS = {'hang': 'hangs'}; "
         "demo._examples = lambda: pathlib.Path(sys.argv[1]); sys.exit(demo.main(sys.argv[2:]))"
     )
     command = [sys.executable, "-c", script, str(tmp_path), "--timeout", "1" if number is None else "60"]

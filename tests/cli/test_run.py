@@ -162,7 +162,7 @@ def test_command_that_cannot_be_executed(tmp_path):
 def test_interpreter_flags_that_rule_it_out_are_said(hanging, flag):
     code = (
         f"import sys; sys.path[:0] = {sys.path!r}; sys.argv = ['forksafe', 'run', {hanging!r}]\n"
-        "from forksafe.cli import main; sys.exit(main())"
+        "from forksafe.cli.main import main; sys.exit(main())"
     )
     result = python(flag, "-c", code)
     assert result.returncode == 2

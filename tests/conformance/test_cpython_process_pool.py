@@ -17,8 +17,8 @@ from unittest import mock
 
 import pytest
 
-from forksafe import process_pool
-from forksafe.processes import get_context
+from forksafe.executors import process as process_pool
+from forksafe.processes.process import get_context
 
 NAME = "test.test_concurrent_futures"
 package: Any = pytest.importorskip(NAME, reason="this Python comes without CPython's tests of concurrent.futures")
@@ -55,8 +55,10 @@ def assert_python_ok(*arguments: str, **environment: str) -> Any:
 
     changed = []
     for each in arguments:
-        text = each.replace("from concurrent.futures import Proc", "from forksafe.process_pool import Proc")
-        text = text.replace("from multiprocessing import get_context", "from forksafe.processes import get_context")
+        text = each.replace("from concurrent.futures import Proc", "from forksafe.executors.process import Proc")
+        text = text.replace(
+            "from multiprocessing import get_context", "from forksafe.processes.process import get_context"
+        )
         changed.append(text.replace("get_context(context)", "get_context()"))
     assert any("from forksafe" in each for each in changed)
     return assert_python_ok(*changed, PYTHONPATH=":".join(sys.path), **environment)

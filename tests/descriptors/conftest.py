@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from forksafe import finding
+from forksafe.descriptors import search as finding
 from support.servers import make_certificate
 
 

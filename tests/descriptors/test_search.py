@@ -18,8 +18,8 @@ from types import SimpleNamespace
 import pytest
 
 import forksafe
-from forksafe import finding
-from forksafe.finding import Found, find, flag, warn_unknown
+from forksafe.descriptors import search as finding
+from forksafe.descriptors.search import Found, find, flag, warn_unknown
 from forksafe_core import atfork
 from support.programs import python, succeeds
 from support.search import descriptors
@@ -215,7 +215,7 @@ def test_register_finder_with_bad_input():
 
 
 def test_nothing_is_imported():
-    program = "import sys; from forksafe.finding import find; find([object()]); print(*sys.modules)"
+    program = "import sys; from forksafe.descriptors.search import find; find([object()]); print(*sys.modules)"
     loaded = {name.partition(".")[0] for name in succeeds(python("-c", program)).split()}
     assert loaded.isdisjoint({"sqlite3", "asyncio", "ssl", "requests", "redis", "httpx", "psycopg", "logging"})
 

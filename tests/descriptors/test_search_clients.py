@@ -9,7 +9,7 @@ import threading
 import pytest
 
 import forksafe
-from forksafe.finding import Found, find
+from forksafe.descriptors.search import Found, find
 from support.search import descriptors, dies_in_a_child
 from support.server_sessions import connected_to
 

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from forksafe.finding import Found, find
+from forksafe.descriptors.search import Found, find
 from support.programs import python
 from support.search import descriptors, dies_in_a_child
 from support.server_sessions import Client, connected_to

@@ -135,7 +135,7 @@ def test_several_and_in_children(held):
 
 
 def test_an_error_of_its_own_is_one_line_and_stops_no_fork(monkeypatch, held, capfd):
-    from forksafe import seen_locks
+    from forksafe.diagnostics.detectors import locks as seen_locks
 
     def fail():
         raise ValueError("of\nthe test")

@@ -8,8 +8,8 @@ import time
 import pytest
 
 import forksafe
+from forksafe.diagnostics.lock_tracking import is_tracking, made_at
 from forksafe.testing import run_in_child
-from forksafe.tracking import is_tracking, made_at
 from forksafe_core import taken_at
 from support.programs import python, succeeds
 
@@ -109,7 +109,7 @@ def test_an_answer_is_never_another_locks(tracking):
 
 
 def test_a_lock_that_is_gone_is_forgotten(tracking):
-    from forksafe import tracking as module
+    from forksafe.diagnostics import lock_tracking as module
 
     before = len(module._made)
     made = [forksafe.Lock() for _ in range(100)]

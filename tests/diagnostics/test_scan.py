@@ -11,7 +11,7 @@ import threading
 import pytest
 
 import forksafe
-from forksafe.hazard import KINDS
+from forksafe.diagnostics.hazard import KINDS
 from support.hazards import Account, of
 from support.programs import python, script, succeeds
 
@@ -144,7 +144,7 @@ def test_bad_kinds():
 
 def test_a_name_in_the_package_is_the_function_whatever_was_imported():
     subprocess.run(
-        [sys.executable, "-c", "import forksafe.hazard, forksafe.guarding; forksafe.hazards(); forksafe.guard().off()"],
+        [sys.executable, "-c", "import forksafe.diagnostics.hazard, forksafe.diagnostics.guard; forksafe.hazards(); forksafe.guard().off()"],
         check=True,
         timeout=30,
     )  # fmt: skip

@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from forksafe import demo
+from forksafe.cli import demo
 from support.programs import python, script, succeeds
 
 QUIET = ("-W", "ignore::DeprecationWarning")  # since 3.12: that a process with threads forks

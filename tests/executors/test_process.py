@@ -15,8 +15,8 @@ from concurrent.futures.process import BrokenProcessPool
 import pytest
 
 import forksafe
-from forksafe.futures import InheritedFutureError
-from forksafe.process_pool import ProcessPoolExecutor
+from forksafe.executors.futures import InheritedFutureError
+from forksafe.executors.process import ProcessPoolExecutor
 from forksafe.testing import ChildTimeout, run_in_child
 from support.processes import CONTEXT, LIMIT, Gated, ask, in_thread, linux, prepare, prepared
 

@@ -17,7 +17,7 @@ PRELUDE = f"""
 import atexit, gc, pathlib, warnings
 warnings.simplefilter("ignore", DeprecationWarning)  # of forks among threads
 import concurrent.futures
-from forksafe.process_pool import ProcessPoolExecutor
+from forksafe.executors.process import ProcessPoolExecutor
 from concurrent.futures import ProcessPoolExecutor as Standard
 
 def forks():

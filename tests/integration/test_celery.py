@@ -25,7 +25,7 @@ from support.prefork_servers import (
     serves,
     shows_harm,
 )
-from support.programs import python, path_with_tests
+from support.programs import path_with_tests, python
 
 celery = pytest.importorskip("celery")
 pytest.importorskip("psycopg")

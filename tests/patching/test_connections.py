@@ -290,7 +290,7 @@ def test_strange_events_and_sockets_raise_nothing(tmp_path):
             fileno = type = property(lambda self: 1 / 0)
         for arguments in ((), (None,), (Lies(), 1), (socket.socket,), (3, "x")):
             sys.audit("socket.connect", *arguments)
-        sys.audit("forksafe.connecting", 3)
+        sys.audit("forksafe.patching.connections", 3)
         for sock in (Closed(), socket.socket()):
             sock.close()
             with contextlib.suppress(OSError):

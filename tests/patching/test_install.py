@@ -136,7 +136,7 @@ log.addHandler(logging.StreamHandler(open(writer, "w")))
 threading.Thread(target=log.error, args=("x" * 200_000,), daemon=True).start()
 time.sleep(0.2)
 if "forksafe" in sys.modules:
-    sys.modules["forksafe.streams"].FLUSH_TIMEOUT = 0.3
+    sys.modules["forksafe.patching.streams"].FLUSH_TIMEOUT = 0.3
 def child():
     threading.Thread(target=log.error, args=("y",), daemon=True).start()
     got = b""

@@ -10,7 +10,7 @@ from support.programs import python, script, succeeds
 
 PRELUDE = """
 import importlib, importlib.util, sys, threading
-from forksafe.watching import forget, when_imported
+from forksafe.patching.post_import import forget, when_imported
 seen = []
 def note(module):
     seen.append((module.__name__, module.value))

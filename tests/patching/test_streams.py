@@ -85,7 +85,7 @@ def test_control_standard_writes_it_twice(tmp_path):
 
 
 def test_blocked_writer_nothing_lost_or_doubled(tmp_path):
-    patience = "import forksafe.streams; forksafe.streams.FLUSH_TIMEOUT = 0.3\n"
+    patience = "import forksafe.patching.streams; forksafe.patching.streams.FLUSH_TIMEOUT = 0.3\n"
     assert read_all(FORK_AND_READ, tmp_path, "blocked", INSTALL + patience) == [1, 3, 500_000]
 
 

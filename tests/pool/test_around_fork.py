@@ -10,8 +10,9 @@ import warnings
 import pytest
 
 import forksafe
-from forksafe import ConnectionPool, PoolClosed, pool_upkeep
-from forksafe.pool_threads import Crew
+from forksafe import ConnectionPool, PoolClosed
+from forksafe.pool import maintenance as pool_upkeep
+from forksafe.pool.connect_workers import Crew
 from forksafe.testing import run_in_child
 from forksafe_core import atfork
 from support.echo_pool import SIZE, assert_dead, uses_its_own

@@ -51,7 +51,7 @@ def test_wait_tells_what_is_wrong(new_pool):
 
 
 def test_filling_that_failed_is_tried_again(new_pool, monkeypatch, caplog):
-    from forksafe import pool_threads
+    from forksafe.pool import connect_workers as pool_threads
 
     def connect():
         if failures:

@@ -370,7 +370,7 @@ def test_descriptors_that_cannot_be_found_are_warned_of():
 
 
 def test_no_logging_when_nothing_is_wrong(new_pool, caplog):
-    with caplog.at_level(logging.INFO, "forksafe.pool"):
+    with caplog.at_level(logging.INFO, "forksafe.pool.pool"):
         pool = new_pool(min_size=1)
         with pool.connection():
             pass

@@ -12,8 +12,8 @@ import threading
 
 import pytest
 
-from forksafe import processes
-from forksafe.processes import get_context, get_start_method
+from forksafe.processes import process as processes
+from forksafe.processes.process import get_context, get_start_method
 from forksafe.testing import run_in_child
 from support.processes import CONTEXT, LIMIT, LINUX, Among, answer, ask, in_thread, linux
 

@@ -131,7 +131,7 @@ def forkserver_program(tmp_path, name, imports):
 
 @pytest.mark.parametrize("name", list(FORKED_CHILDREN))
 def test_a_child_of_a_process_that_has_used_a_forkserver(tmp_path, name):
-    program = forkserver_program(tmp_path, name, "import forksafe.processes")
+    program = forkserver_program(tmp_path, name, "import forksafe.processes.process")
     assert succeeds(python(program, timeout=100)) == "3\n"
 
 
@@ -151,7 +151,7 @@ def test_a_child_that_shares_its_parents_descriptors_closes_none(tmp_path):
     """And cannot leave their table, as it has a second thread when it notices: the forkserver must live on."""
     succeeds(python("-W", "ignore", script(tmp_path / "program.py", f"""
         import _thread, ctypes, multiprocessing, os, signal, sys
-        import forksafe.processes
+        import forksafe.processes.process
 
         def work():
             pass

@@ -206,7 +206,7 @@ def test_a_daemon_forks_twice(tmp_path, session_server):
 
 def test_a_child_that_says_so_too_late_learns_that_it_may_not_have_it(db, monkeypatch):
     """The parent gives up at once; the child, held back until then, finds that nobody listens."""
-    from forksafe import owned
+    from forksafe.resources import ownership as owned
 
     mine = db().session
     monkeypatch.setattr(owned, "TRANSFER_TIMEOUT", 0)

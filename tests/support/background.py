@@ -8,7 +8,8 @@ import sys
 import threading
 import time
 
-from forksafe import hooks, quiescing
+from forksafe.atfork import hooks
+from forksafe.atfork import quiesce as quiescing
 from forksafe.testing import run_in_child
 
 LIMIT = 30  # seconds that only a hang reaches

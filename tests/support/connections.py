@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from support.programs import python, script, path_with_tests
+from support.programs import path_with_tests, python, script
 
 INSTALL = "import forksafe; forksafe.install(connections=True)\n"
 ONLY_LOCKS = "import forksafe; forksafe.install()\n"

@@ -88,7 +88,7 @@ def cells_of(names: Iterable[str], cells: dict[str, list[Cell]]) -> list[Any]:
 @functools.cache
 def run_matrix(driver: str, server: Any, tls: bool) -> dict[Cell, list[str]]:
     """What went wrong in each cell. What the program itself ran into counts for the cells it did not come to."""
-    from support.programs import python, path_with_tests
+    from support.programs import path_with_tests, python
 
     task = json.dumps({"driver": driver, "kind": type(server).__name__, "server": asdict(server), "tls": tls})
     no_authorities = {"SSL_CERT_FILE": os.devnull}  # reading them takes longer than all else a connection does

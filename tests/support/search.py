@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from forksafe.finding import find, flag
+from forksafe.descriptors.search import find, flag
 from forksafe.testing import run_in_child
 from forksafe_core import atfork
 

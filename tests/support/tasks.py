@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
-from forksafe import quiescing
+from forksafe.atfork import quiesce as quiescing
 from support.threads import Busy
 
 

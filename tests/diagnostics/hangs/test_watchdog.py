@@ -220,7 +220,7 @@ def test_errors_of_its_own_are_one_line_and_the_program_goes_on(failing):
     result = python("-W", "ignore", "-c", f"""
 import os, threading
 import forksafe
-from forksafe import watchdog
+from forksafe.diagnostics.hangs import watchdog
 def fails(*arguments):
     raise RuntimeError("of\\nthe test")
 watchdog.{failing} = fails
