@@ -19,6 +19,7 @@ SOURCES = {
     "_atfork": [NATIVE + "fork_state.c", NATIVE + "descriptors.c"],
     "_locks": [*LOCK_WORD, NATIVE + "plain_new.c", NATIVE + "lock_tracking.c"],
     "_local": [],
+    "_per_process": [],
     "_checkout": [NATIVE + "parking.c", NATIVE + "context_methods.c"],
     "_futures": [*LOCK_WORD, NATIVE + "semaphore_word.c"],
     "_semaphores": [*LOCK_WORD, NATIVE + "semaphore_word.c", NATIVE + "permits.c"],

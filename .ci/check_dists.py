@@ -17,7 +17,7 @@ def names_of(path: str) -> set[str]:
 
 def problems(path: str) -> list[str]:
     names = names_of(path)
-    modules = ("_atfork", "_checkout", "_futures", "_local", "_locks", "_semaphores")
+    modules = ("_atfork", "_checkout", "_futures", "_local", "_locks", "_per_process", "_semaphores")
     if path.endswith(".whl"):
         needed = {"forksafe/py.typed", "forksafe_core/py.typed", "forksafe/cli/bootstrap/sitecustomize.py"}
         needed |= {f"forksafe_core/{name}.pyi" for name in modules} | {

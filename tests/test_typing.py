@@ -72,7 +72,7 @@ def test_control_wrong_use_is_found(mypy, tmp_path):
 def test_stubs_say_what_is_there(mypy, tmp_path):
     """The stubs of the compiled modules, and the sources' own annotations, against the modules themselves."""
     configuration = tmp_path / "mypy.ini"
-    configuration.write_text("[mypy]\nexclude = src/forksafe/bootstrap/\n")
+    configuration.write_text("[mypy]\nexclude = src/forksafe/cli/bootstrap/\n")
     allowed = ["--allowlist", HERE / "stubtest_allowlist.txt", "--mypy-config-file", configuration]
     assert mypy("forksafe_core", "forksafe", *allowed, "--concise", module="mypy.stubtest") == ""
 

@@ -60,6 +60,7 @@ from forksafe.errors import (
     UnknownDescriptorsWarning,
 )
 from forksafe.locks import Barrier, BoundedSemaphore, Condition, Event, Lock, RLock, Semaphore, local
+from forksafe_core import PerProcess
 from forksafe_core import atfork as _atfork
 
 TYPE_CHECKING = False  # importing typing takes longer than all the rest
@@ -101,6 +102,7 @@ __all__ = [
     "InheritedFutureError",
     "InheritedResourceError",
     "Lock",
+    "PerProcess",
     "PoolClosed",
     "PoolStats",
     "PoolTimeout",

@@ -16,6 +16,7 @@ _locks.pyx           Lock, RLock
 lock_extras.pxi      their on_orphan and hold
 _semaphores.pyx      Semaphore, BoundedSemaphore
 _local.pyx           local
+_per_process.pyx     PerProcess
 _futures.pyx         futures, and the queue between an executor and its threads
 future_state.pxi, work.pxi  the two
 _checkout.pyx        things that are lent and come back: what a pool is made of
@@ -45,6 +46,7 @@ if TYPE_CHECKING or hasattr(_os, "fork"):  # type checkers see the compiled core
             set_recorder,
             taken_at,
         )
+        from forksafe_core._per_process import PerProcess
         from forksafe_core._semaphores import BoundedSemaphore, Semaphore
     except ImportError as error:
         raise ImportError(
@@ -73,6 +75,7 @@ else:
         set_recorder,
         taken_at,
     )
+    from forksafe_core.pure.per_process import PerProcess
 
     IMPL = "pure"
 
@@ -83,6 +86,7 @@ __all__ = [
     "FutureState",
     "Item",
     "Lock",
+    "PerProcess",
     "RLock",
     "Semaphore",
     "Slots",

@@ -45,11 +45,11 @@ CASES = {
     """,
     "every module": """
         import importlib, pkgutil
-        names = [each.name for each in pkgutil.iter_modules(forksafe.__path__)]
-        assert {"locks", "hooks", "testing"} <= set(names)
+        names = [each.name for each in pkgutil.walk_packages(forksafe.__path__, "forksafe.")]
+        assert {"forksafe.locks", "forksafe.atfork.hooks", "forksafe.testing"} <= set(names)
         for name in names:
-            if name not in ("__main__", "bootstrap"):
-                importlib.import_module(f"forksafe.{name}")
+            if name.rpartition(".")[2] not in ("__main__", "sitecustomize"):
+                importlib.import_module(name)
     """,
     "locks are threading's": """
         assert type(forksafe.Lock()) is type(threading.Lock())
@@ -192,6 +192,20 @@ CASES = {
         thread.start()
         thread.join(10)
         assert seen == [False] and values.mine == 1
+    """,
+    "a value": """
+        import pickle
+        calls = []
+        value = forksafe.PerProcess(lambda: calls.append(1) or "made")
+        assert not value.made and value.peek() is None and "not made" in repr(value)
+        assert value() == value() == value.peek() == "made" and calls == [1] and value.made
+        raises(TypeError, "takes a callable without arguments, not 'int'", forksafe.PerProcess, 3)
+        recursive = forksafe.PerProcess(lambda: recursive())
+        raises(RuntimeError, "asks for the value of the PerProcess", recursive)
+        assert pickle.loads(pickle.dumps(forksafe.PerProcess(list)))() == [] and forksafe.PerProcess[int]
+        named = forksafe.PerProcess(raises)
+        raises = named
+        assert pickle.loads(pickle.dumps(named)) is named
     """,
     "hooks": """
         called = []

@@ -207,6 +207,12 @@ def connect_and_clean_up() -> Generator[socket.socket, None, None]:
     yield socket.socket()
 
 
+per_process = forksafe.PerProcess(connect_anew)
+assert_type(per_process, forksafe.PerProcess[socket.socket])
+assert_type(per_process(), socket.socket)
+assert_type(per_process.peek(), socket.socket | None)
+assert_type(per_process.made, bool)
+
 db = forksafe.resource(connect_anew)
 assert_type(db, forksafe.Resource[socket.socket])
 assert_type(db(), socket.socket)
