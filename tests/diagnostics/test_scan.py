@@ -143,8 +143,6 @@ def test_bad_kinds():
 
 
 def test_a_name_in_the_package_is_the_function_whatever_was_imported():
-    subprocess.run(
-        [sys.executable, "-c", "import forksafe.diagnostics.hazard, forksafe.diagnostics.guard; forksafe.hazards(); forksafe.guard().off()"],
-        check=True,
-        timeout=30,
-    )  # fmt: skip
+    imports = "import forksafe.diagnostics.hazard, forksafe.diagnostics.guard"
+    program = f"{imports}; forksafe.hazards(); forksafe.guard().off()"
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=30)
