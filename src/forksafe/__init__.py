@@ -51,7 +51,6 @@ from forksafe.atfork.hooks import Registration, after_in_child, after_in_parent,
 from forksafe.errors import (
     ChildError,
     ChildTimeout,
-    ForkHazardError,
     ForkHazardWarning,
     InheritedConnectionError,
     InheritedResourceError,
@@ -72,8 +71,9 @@ if TYPE_CHECKING:
     from forksafe.descriptors.close_on_fork import close_on_fork, keep_on_fork
     from forksafe.descriptors.search import register_finder
     from forksafe.diagnostics.guard import Guard, guard
-    from forksafe.diagnostics.hazard import Hazard, hazards
+    from forksafe.diagnostics.hazard import ForkHazardError, Hazard
     from forksafe.diagnostics.lock_tracking import track_locks
+    from forksafe.diagnostics.scan import hazards
     from forksafe.executors.futures import Future, InheritedFutureError
     from forksafe.executors.process import ProcessPoolExecutor
     from forksafe.executors.thread import ThreadPoolExecutor
@@ -145,6 +145,7 @@ _at_first_use = {
     "Future": "forksafe.executors.futures",
     "InheritedFutureError": "forksafe.executors.futures",
     "Guard": "forksafe.diagnostics.guard",
+    "ForkHazardError": "forksafe.diagnostics.hazard",
     "Hazard": "forksafe.diagnostics.hazard",
     "ProcessPoolExecutor": "forksafe.executors.process",
     "Resource": "forksafe.resources.resource",
@@ -154,7 +155,7 @@ _at_first_use = {
     "get_context": "forksafe.processes.process",
     "get_start_method": "forksafe.processes.process",
     "guard": "forksafe.diagnostics.guard",
-    "hazards": "forksafe.diagnostics.hazard",
+    "hazards": "forksafe.diagnostics.scan",
     "install": "forksafe.patching.install",
     "keep_on_fork": "forksafe.descriptors.close_on_fork",
     "protect": "forksafe.adapters.protect",

@@ -1,19 +1,16 @@
-"""Every exception and warning that forksafe raises of its own."""
+"""The exceptions and warnings of forksafe.
+
+Two are elsewhere: InheritedFutureError needs concurrent.futures, ForkHazardError carries the hazards. They are in
+executors/futures.py and diagnostics/hazard.py.
+"""
 
 from __future__ import annotations
-
-TYPE_CHECKING = False  # importing typing takes longer than all the rest
-if TYPE_CHECKING:
-    from forksafe.diagnostics.hazard import Hazard
-    from forksafe.executors.futures import InheritedFutureError
 
 __all__ = [
     "ChildError",
     "ChildTimeout",
-    "ForkHazardError",
     "ForkHazardWarning",
     "InheritedConnectionError",
-    "InheritedFutureError",
     "InheritedResourceError",
     "PoolClosed",
     "PoolTimeout",
@@ -45,14 +42,6 @@ class PoolTimeout(TimeoutError):
     """A ConnectionPool had no connection to give in time."""
 
 
-class ForkHazardError(RuntimeError):
-    """guard("raise") refused a fork, before anything of it had run. hazards: what it would have broken."""
-
-    def __init__(self, message: str, hazards: list[Hazard]) -> None:
-        super().__init__(message)
-        self.hazards = hazards
-
-
 class ChildError(RuntimeError):
     """A child of testing.run_in_child() ended without a result, or with one that cannot be passed on.
 
@@ -68,14 +57,3 @@ class ChildError(RuntimeError):
 
 class ChildTimeout(ChildError, TimeoutError):
     """A child of testing.run_in_child() hung and was killed; the message has its stacks."""
-
-
-if not TYPE_CHECKING:
-
-    def __getattr__(name):
-        """InheritedFutureError is a BrokenExecutor, and importing concurrent.futures takes long."""
-        if name != "InheritedFutureError":
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from forksafe.executors.futures import InheritedFutureError
-
-        return InheritedFutureError

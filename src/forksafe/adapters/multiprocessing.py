@@ -169,7 +169,7 @@ def _set_up_first(pool: Any) -> Callable[[], None]:
 
 def _fail(result: Any) -> None:
     """An AsyncResult, MapResult or IMapIterator: this thread may be waiting for it, in a signal handler that forked."""
-    from forksafe.errors import InheritedFutureError
+    from forksafe.executors.futures import InheritedFutureError
 
     error = InheritedFutureError(
         "this result was not ready when the process forked: it is the parent's, and is not made a second time in the "

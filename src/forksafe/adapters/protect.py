@@ -34,6 +34,7 @@ from forksafe.adapters import (  # noqa: F401  # for the adapters that they regi
 from forksafe.adapters.registry import OPEN, Adapter, adapter_of, register_adapter
 from forksafe.atfork.hooks import register_at_fork
 from forksafe.descriptors import search as finding
+from forksafe.introspection.exemptions import exempt_objects
 from forksafe_core import atfork
 
 __all__ = ["Adapter", "protect", "register_adapter", "unprotect"]
@@ -117,19 +118,24 @@ def protect(obj: T, *, verbose: bool = False) -> T:
 
 def unprotect(obj: T) -> T:
     """Undo protect(obj); returns it. ValueError if it is not protected."""
-    protection = _protected.get(id(obj))
-    if protection is None or protection.reference() is not obj:
+    if not _is_protected(obj):
         raise ValueError(f"unprotect(): this {type(obj).__name__} is not protected")
-    del _protected[id(obj)]
-    protection.end()
+    _protected.pop(id(obj)).end()
     return obj
+
+
+def _is_protected(obj: Any) -> bool:
+    protection = _protected.get(id(obj))
+    return protection is not None and protection.reference() is obj
+
+
+exempt_objects(_is_protected)
 
 
 def _remember(obj: Any) -> None:
     global _watching
     key = id(obj)
-    before = _protected.get(key)
-    if before is not None and before.reference() is obj:
+    if _is_protected(obj):
         return
     try:
         protection = _Protection(weakref.ref(obj, lambda _: _protected.pop(key, None)))

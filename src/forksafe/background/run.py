@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from forksafe.atfork import quiesce as quiescing
 from forksafe.atfork.child_exit import end_process
 from forksafe.atfork.hooks import forking_idents
+from forksafe.introspection.exemptions import exempt_thread
 from forksafe.introspection.threads import exists
 from forksafe_core import atfork
 
@@ -40,6 +41,7 @@ class Run(threading.Thread):
 
     def __init__(self, owner: BackgroundThread) -> None:
         super().__init__(name=owner.name, daemon=owner.daemon)
+        exempt_thread(self)
         self.owner = owner
         self.starter = atfork.token()
         self.stopping = self.woken = self.ended = False

@@ -14,12 +14,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any, Literal
 
-from forksafe.diagnostics.hazard import Hazard, Severity, checked, complain, hazards
-from forksafe.errors import ForkHazardError, ForkHazardWarning
+from forksafe.diagnostics.hazard import ForkHazardError, Hazard, Severity, checked_kinds, report_internal_error
+from forksafe.diagnostics.scan import hazards
+from forksafe.errors import ForkHazardWarning
 from forksafe.introspection.audit_hooks import PROBE, add_audit_hook, answer
+from forksafe.introspection.stacks import outward, place_of
 from forksafe.locks import Lock
 
 __all__ = ["Guard", "guard"]
@@ -97,7 +99,7 @@ def guard(
     global _guards
     if action not in _ACTIONS:
         raise ValueError(f'guard(action) is "warn", "raise" or "log", not {action!r}')
-    wanted = checked(kinds, severity, "guard")
+    wanted = checked_kinds(kinds, severity, "guard")
     made = Guard(action, wanted, severity, _names(modules, "modules"), _names(ignore, "ignore"))
     if hasattr(os, "fork"):
         add_audit_hook(_audit, "guard()")
@@ -123,22 +125,16 @@ def _is_within(module: str, name: str) -> bool:
 def _audit(event: str, args: tuple[Any, ...]) -> None:
     """While no guard is on it costs two comparisons for each event."""
     if event in _EVENTS and _guards:
-        where = _place_of_fork(sys._getframe(1))
+        where = place_of(outward(sys._getframe(1)))
         for each in _guards:
             try:
                 each._look(where)
             except (ForkHazardError, ForkHazardWarning):  # the latter with -W error
                 raise
             except Exception as error:
-                complain("guard()", error)
+                report_internal_error("guard()", error)
     elif event == PROBE:
         answer(_audit, args)
-
-
-def _place_of_fork(frame: FrameType) -> str:
-    from forksafe.diagnostics.detectors.threads import place_of, up_from
-
-    return place_of(up_from(frame))
 
 
 def _message(found: list[Hazard], where: str) -> str:

@@ -14,13 +14,12 @@ import sys
 from _weakref import ref
 from typing import Any
 
-import forksafe
 from forksafe.locks import Lock
 from forksafe_core import atfork, set_recorder
 
 __all__ = ["is_tracking", "made_at", "track_locks"]
 
-_HERE = os.path.dirname(os.path.abspath(forksafe.__file__)) + os.sep
+_HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _MACHINERY = tuple(
     os.path.join(os.path.dirname(os.__file__), name) for name in ("threading.py", "queue.py", "logging", "concurrent")
 )

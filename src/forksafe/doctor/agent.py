@@ -23,13 +23,14 @@ from types import FrameType
 from typing import Any
 
 from forksafe.atfork.hooks import register_at_fork
-from forksafe.diagnostics.detectors.threads import frames_of, is_machinery, line_of, other_threads, up_from
 from forksafe.diagnostics.hangs.hang import Blocked, Stuck, explain, in_vain
 from forksafe.diagnostics.hangs.snapshot import lines_of, remember
 from forksafe.diagnostics.hangs.watchdog import Watchdog
-from forksafe.diagnostics.hazard import Hazard, complain, hazards
+from forksafe.diagnostics.hazard import Hazard, report_internal_error
 from forksafe.diagnostics.lock_tracking import track_locks
+from forksafe.diagnostics.scan import hazards
 from forksafe.doctor.native_children import SIGNAL
+from forksafe.introspection.stacks import frames_of, is_machinery, line_of, other_threads, outward
 from forksafe.introspection.threads import exists
 from forksafe_core import atfork
 
@@ -65,7 +66,7 @@ class _Examination:
             finally:
                 os.close(descriptor)
         except Exception as error:
-            complain("the doctor", error)
+            report_internal_error("the doctor", error)
 
     def _before(self) -> None:
         try:
@@ -73,7 +74,7 @@ class _Examination:
             where = _place_of_fork()
             self._note_fork(number, where, self._look(where))
         except Exception as error:
-            complain("the doctor", error)
+            report_internal_error("the doctor", error)
 
     def _note_fork(self, number: str, where: str, found: list[Hazard], **more: int) -> None:
         self.note(
@@ -113,14 +114,14 @@ class _Examination:
                 self._fork, "C code, which ran no Python hooks; seen in the child", hazards(), pid=os.getppid()
             )
             self.note("child", parent=os.getppid(), fork=self._fork)
-            blocked = Blocked(threading.main_thread(), list(up_from(frame)), self._seconds, (None, -1))
+            blocked = Blocked(threading.main_thread(), list(outward(frame)), self._seconds, (None, -1))
             stuck = explain(at_fork, blocked, there) or (
                 in_vain(at_fork, blocked) if at_fork.threads and not there else None
             )
             if stuck is not None:
                 self._hangs(stuck)
         except Exception as error:
-            complain("the doctor", error)
+            report_internal_error("the doctor", error)
 
     def _hangs(self, stuck: Stuck) -> None:
         self.note("hang", fork=self._fork, **asdict(stuck))
@@ -139,12 +140,12 @@ def begin(folder: str) -> None:
         track_locks()
         _examination = _Examination(folder, float(os.environ.get("FORKSAFE_DOCTOR_HANG", "5")))
     except Exception as error:
-        complain("the doctor", error)
+        report_internal_error("the doctor", error)
 
 
 def _place_of_fork() -> str:
     """The innermost line that is the program's; if there is none, the outermost."""
-    for frame in up_from(sys._getframe(1)):
+    for frame in outward(sys._getframe(1)):
         if not is_machinery(frame.f_code.co_filename):
             break
     return line_of(frame)

@@ -31,8 +31,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from forksafe.atfork.child_exit import end_process
 from forksafe.atfork.disowning import disown_processes, disown_threads
 from forksafe.atfork.hooks import register_at_fork
-from forksafe.errors import InheritedFutureError
-from forksafe.executors.futures import Future
+from forksafe.executors.futures import Future, InheritedFutureError
 from forksafe.locks import Lock
 from forksafe.processes.process import Context, Process, get_start_method, method_without_fork
 from forksafe_core import atfork

@@ -22,6 +22,7 @@ from typing import Any
 from forksafe.atfork.child_exit import end_process
 from forksafe.atfork.hooks import forking_idents
 from forksafe.executors.futures import Future
+from forksafe.introspection.exemptions import exempt_thread
 from forksafe.locks import Lock
 from forksafe_core import Work
 
@@ -56,6 +57,7 @@ class Crew:
     def _grow(self, future: Future[Any]) -> None:
         thread = threading.Thread(name=f"{self._prefix}_{len(self.threads)}", target=_work_for, args=(self,))
         self.threads.add(thread)
+        exempt_thread(thread)
         try:
             thread.start()
         except Exception:

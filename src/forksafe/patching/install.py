@@ -30,6 +30,7 @@ from forksafe import locks
 from forksafe.adapters.protect import protect, unprotect
 from forksafe.atfork.disowning import LOKY
 from forksafe.atfork.hooks import Registration, register_at_fork
+from forksafe.introspection.exemptions import set_installed
 from forksafe.introspection.lock_owners import COLLECTIONS, NO_OWNERS, describe, is_bookkeeping, locks_of_threads
 from forksafe.patching import imports, streams
 from forksafe.patching.instance_hooks import Kind, Makers
@@ -137,6 +138,7 @@ def install(*, connections: bool = False) -> None:
         watched = _watch_connections() if connections else []
         if _installed is None:
             _installed = _install()
+            set_installed(True)
         _installed.report.connections = _installed.report.connections or watched
 
 
@@ -180,6 +182,7 @@ def uninstall() -> None:
 
             connecting.uninstall()
         _installed = None
+        set_installed(False)
 
 
 def report() -> Report:

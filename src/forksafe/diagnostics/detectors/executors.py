@@ -10,9 +10,9 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from forksafe.diagnostics.detectors.threads import is_alone
-from forksafe.diagnostics.exemptions import is_taken_care_of
 from forksafe.diagnostics.hazard import Hazard
+from forksafe.introspection.exemptions import is_exempt
+from forksafe.introspection.stacks import has_single_stack
 from forksafe.introspection.static import mro_of
 
 __all__ = ["FINDERS"]
@@ -40,11 +40,11 @@ def _objects() -> Iterable[Hazard]:
     if not wanted:
         return
     of_type: dict[type, Any] = {}  # of those that were met: which of the wanted ones it is
-    for obj in _own_loop() if is_alone() else gc.get_objects():  # alone: an executor that is used has threads
+    for obj in _own_loop() if has_single_stack() else gc.get_objects():  # alone: an executor that is used has threads
         kind = type(obj)
         if kind not in of_type:
             of_type[kind] = next((each for each in mro_of(kind) if each in wanted), None)
-        if of_type[kind] is not None and not is_taken_care_of(obj):
+        if of_type[kind] is not None and not is_exempt(obj):
             yield from _loop(obj) if of_type[kind] is loop_type else _executor(obj, of_type[kind], known[of_type[kind]])
 
 

@@ -11,9 +11,9 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from forksafe.diagnostics.detectors.threads import frames_of, is_alone, other_threads, place_of
-from forksafe.diagnostics.exemptions import is_installed
-from forksafe.diagnostics.hazard import Hazard
+from forksafe.diagnostics.hazard import Hazard, Severity
+from forksafe.introspection.exemptions import is_installed
+from forksafe.introspection.stacks import frames_of, has_single_stack, other_threads, place_of
 
 __all__ = ["FINDERS", "imports_under_way"]
 
@@ -44,7 +44,7 @@ def imports_under_way() -> Iterator[tuple[str, threading.Thread]]:
 
 
 def _imports() -> Iterable[Hazard]:
-    for name, thread in () if is_alone() or is_installed() else imports_under_way():
+    for name, thread in () if has_single_stack() or is_installed() else imports_under_way():
         yield Hazard(
             "import",
             "danger",
@@ -74,14 +74,13 @@ def _libraries() -> Iterable[Hazard]:
     for pattern, (name, consequence) in _LIBRARIES.items():
         found = [each for each in files if re.search(pattern, each)]
         if found:
-            yield Hazard(
-                "library", "note" if is_alone() else "warning", f"{name} is loaded ({found[0]})", consequence, _SPAWN
-            )
+            severity: Severity = "note" if has_single_stack() else "warning"
+            yield Hazard("library", severity, f"{name} is loaded ({found[0]})", consequence, _SPAWN)
 
 
 def _start_method() -> Iterable[Hazard]:
     module: Any = sys.modules.get("multiprocessing.context")
-    if module is None or is_alone() or threading.active_count() == 1:
+    if module is None or has_single_stack() or threading.active_count() == 1:
         return
     default = module._default_context
     actual = default._actual_context

@@ -21,9 +21,9 @@ from types import FrameType
 from typing import Any
 
 from forksafe import locks
-from forksafe.diagnostics.detectors.threads import frames_of, is_alone, other_threads, place_of
-from forksafe.diagnostics.exemptions import is_taken_care_of
 from forksafe.diagnostics.hazard import Hazard
+from forksafe.diagnostics.lock_tracking import made_at
+from forksafe.introspection.exemptions import is_exempt
 from forksafe.introspection.lock_owners import (
     COLLECTIONS,
     NO_OWNERS,
@@ -32,6 +32,7 @@ from forksafe.introspection.lock_owners import (
     locks_of_threads,
     who_has,
 )
+from forksafe.introspection.stacks import frames_of, has_single_stack, other_threads, place_of
 from forksafe_core import atfork, holder, taken_at
 
 __all__ = ["FINDERS", "OURS", "RLOCKS", "TYPES", "HeldLock", "held_locks", "holder_of", "is_held"]
@@ -58,7 +59,7 @@ class HeldLock:
 
 def held_locks() -> list[HeldLock]:
     """All that can be found, by any thread but this one, and that forksafe does not put right in children."""
-    if is_alone():
+    if has_single_stack():
         return []
     others = other_threads()
     frames = {thread: list(frames_of(thread)) for thread in others}
@@ -71,7 +72,7 @@ def held_locks() -> list[HeldLock]:
         thread = by_ident.get(ident) if ident else _who_has(lock, owner, frames)
         if ident == 0 and thread is None and type(lock) in OURS:
             continue  # let go meanwhile
-        if type(lock) not in OURS and any(map(is_taken_care_of, (lock, *who_has(owner)))):
+        if type(lock) not in OURS and any(map(is_exempt, (lock, *who_has(owner)))):
             continue
         found.append(HeldLock(lock, describe(owner, lock), thread, _since(lock), _made(lock)))
     return found
@@ -179,8 +180,7 @@ def _since(lock: Any) -> float | None:
 
 
 def _made(lock: Any) -> str:
-    tracking = sys.modules.get("forksafe.diagnostics.lock_tracking")
-    return tracking.made_at(lock) if tracking is not None and type(lock) in OURS else ""
+    return made_at(lock) if type(lock) in OURS else ""
 
 
 def _hazards() -> Iterable[Hazard]:

@@ -15,8 +15,8 @@ from types import FrameType, ModuleType
 from typing import Any
 
 from forksafe.diagnostics.detectors.locks import TYPES, is_held
-from forksafe.diagnostics.detectors.threads import is_machinery
 from forksafe.introspection.lock_owners import describe
+from forksafe.introspection.stacks import is_machinery
 from forksafe.introspection.static import dict_of, mro_of, name_of, namespace_of, slot
 
 __all__ = ["lock_asked_for"]

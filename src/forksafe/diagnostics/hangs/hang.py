@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from forksafe.diagnostics.detectors.locks import OURS, RLOCKS, holder_of
-from forksafe.diagnostics.detectors.threads import frames_of, is_machinery, system_call
 from forksafe.diagnostics.hangs.blocked_lock import lock_asked_for
 from forksafe.diagnostics.hangs.snapshot import AtFork, Vanished, lines_of, objects_of
 from forksafe.introspection import threads as alone
+from forksafe.introspection.stacks import frames_of, is_machinery, system_call
 
 __all__ = ["Blocked", "Stuck", "Watch", "explain", "in_vain"]
 

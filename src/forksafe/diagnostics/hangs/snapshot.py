@@ -15,7 +15,7 @@ from typing import Any
 
 from forksafe.diagnostics.detectors.imports import imports_under_way
 from forksafe.diagnostics.detectors.locks import HeldLock, held_locks
-from forksafe.diagnostics.detectors.threads import frames_of, is_alone, line_of, other_threads, writers
+from forksafe.introspection.stacks import frames_of, has_single_stack, line_of, other_threads, writers
 
 __all__ = ["AtFork", "Vanished", "lines_of", "objects_of", "remember"]
 
@@ -55,7 +55,7 @@ class AtFork:
 
 def remember() -> AtFork:
     """Called by the thread that is about to fork; or in the child of a fork by C, where all is as it was."""
-    if is_alone():
+    if has_single_stack():
         return AtFork(os.getpid(), (), (), {}, {}, _descriptors())
     return AtFork(
         os.getpid(),

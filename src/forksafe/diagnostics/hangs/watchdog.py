@@ -21,10 +21,10 @@ from types import FrameType
 
 from forksafe.atfork import hooks
 from forksafe.atfork.hooks import Registration, register_at_fork
-from forksafe.diagnostics.detectors.threads import up_from
 from forksafe.diagnostics.hangs.hang import Stuck, Watch
 from forksafe.diagnostics.hangs.snapshot import AtFork, remember
-from forksafe.diagnostics.hazard import complain
+from forksafe.diagnostics.hazard import report_internal_error
+from forksafe.introspection.stacks import outward
 from forksafe.introspection.threads import add_helper, exists, is_alone
 from forksafe_core import atfork
 
@@ -60,7 +60,7 @@ class Watchdog:
                 self._at_fork, self._looked = remember(), time.monotonic()
             except Exception as error:
                 self._at_fork = None
-                complain("the watchdog", error)
+                report_internal_error("the watchdog", error)
 
     def _after_in_parent(self) -> None:
         if self._watch is not None and not (is_alone() and atfork.call_soon(self._begin_when_forked)):
@@ -71,7 +71,7 @@ class Watchdog:
 
         True to be called again.
         """
-        if any(_is_hook(frame) for frame in up_from(sys._getframe(1))):
+        if any(_is_hook(frame) for frame in outward(sys._getframe(1))):
             return True
         self._begin()
         return False
@@ -95,7 +95,7 @@ class Watchdog:
             self._thread.start()
         except RuntimeError as error:  # no thread can be started
             self._watch = self._thread = None
-            complain("the watchdog", error)
+            report_internal_error("the watchdog", error)
 
     def _end(self) -> None:
         """A fork, and who asks for the number of threads, is not to meet the one that watches."""
@@ -117,7 +117,7 @@ class Watchdog:
                     return
             except Exception as error:
                 self._watch = None
-                complain("the watchdog", error)
+                report_internal_error("the watchdog", error)
                 return
 
 
