@@ -262,7 +262,7 @@ def test_a_sitecustomize_of_the_users_own_still_runs(tmp_path, hanging):
 
 def test_a_python_without_forksafe_runs_on(tmp_path):
     """A child that is another Python, where forksafe is not installed: as if nothing were."""
-    bootstrap = Path(__import__("forksafe").__file__).parent / "bootstrap"
+    bootstrap = Path(__import__("forksafe").__file__).parent / "cli" / "bootstrap"
     code = "import threading, sys; assert 'forksafe' not in sys.modules; print(threading.Lock)"
     block = tmp_path / "usercustomize.py"
     block.write_text("")

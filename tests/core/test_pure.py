@@ -313,7 +313,7 @@ except ImportError as error:
     print(error)
 else:
     print("imported", {package})
-assert "forksafe_core._pure" not in sys.modules
+assert "forksafe_core.pure" not in sys.modules
 """
     message = succeeds(python("-c", program)).strip()
     if message == "no fork":
