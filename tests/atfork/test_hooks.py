@@ -34,6 +34,23 @@ def test_unregister(register):
     assert log == [2]
 
 
+def test_registration_repr(register):
+    def flush():
+        pass
+
+    class Client:
+        def reconnect(self):
+            pass
+
+    client = Client()
+    registration = register(before=flush, after_in_child=client.reconnect)
+    name = "test_registration_repr.<locals>"
+    hooks = f"before={name}.flush, after_in_child={name}.Client.reconnect"
+    assert repr(registration) == f"<forksafe.Registration {hooks}>"
+    registration.unregister()
+    assert repr(registration) == f"<forksafe.Registration {hooks}, unregistered>"
+
+
 def test_a_hook_that_raises_is_reported_and_the_others_run(register, monkeypatch):
     reported, log = [], []
     monkeypatch.setattr(sys, "unraisablehook", lambda args: reported.append((args.exc_type, args.object)))

@@ -340,6 +340,6 @@ def test_ctrl_c_while_it_is_started(make, monkeypatch):
     assert thread.running
 
 
-def test_who_starts_none_pays_nothing():
-    succeeds(python("-c", "from forksafe import BackgroundThread, hooks; BackgroundThread(print, interval=1);"
-                    "assert not hooks._registrations, hooks._registrations"))  # fmt: skip
+def test_no_thread_no_hooks():
+    succeeds(python("-c", "from forksafe import BackgroundThread; from forksafe.atfork import hooks;"
+                    "BackgroundThread(print, interval=1); assert not hooks._registrations"))  # fmt: skip

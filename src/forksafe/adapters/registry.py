@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from forksafe import locks
-from forksafe.introspection.threads import is_alone
+from forksafe.introspection.threads import is_single_threaded
 
 __all__ = ["OPEN", "Adapter", "Flag", "adapter_of", "drained", "part", "register_adapter"]
 
@@ -118,7 +118,7 @@ def _register_standard_types() -> None:
     _adapters.update(dict.fromkeys((locks.Lock, locks.RLock, locks.Semaphore, locks.BoundedSemaphore), nothing))
     _adapters.update(dict.fromkeys((locks.Condition, locks.Barrier, locks.Event), Adapter(part("_lock", "_cond"))))
     # A Lock that was forked without hooks is left alone once others may hold it.
-    register_adapter(_LockType, held=lambda lock: lock.locked() and is_alone(), reset=_reinit)
+    register_adapter(_LockType, held=lambda lock: lock.locked() and is_single_threaded(), reset=_reinit)
     register_adapter(_RLockType, held=lambda lock: lock._is_owned(), reset=_reinit)
     register_adapter(threading._PyRLock, held=lambda lock: lock._is_owned(), reset=_reinit)  # type: ignore[attr-defined]
     register_adapter(threading.Condition, parts=part("_lock"), reset=lambda condition: condition._waiters.clear())

@@ -51,14 +51,31 @@ class Registration:
 
     __slots__ = ("__weakref__", "_hooks")
 
-    def __init__(self, hooks: dict[str, Callable[[], _Hook | None]]) -> None:
-        self._hooks = hooks
+    def __init__(self, hooks: dict[str, _Hook]) -> None:
+        self._hooks = {when: _reference(hook, self) for when, hook in hooks.items()}
 
     def unregister(self) -> None:
         """Take the hooks back. Once is enough, more does nothing; forks under way may still run them."""
         global _registrations
         with _changing:
             _registrations = tuple(each for each in _registrations if each is not self)
+
+    def __repr__(self) -> str:
+        hooks = ((when, find()) for when, find in self._hooks.items())
+        said = [f"{when}={getattr(hook, '__qualname__', hook)}" for when, hook in hooks if hook is not None]
+        if self not in _registrations:
+            said.append("unregistered")
+        return f"<forksafe.Registration {', '.join(said)}>"
+
+    def _register(self) -> None:
+        """Once is enough, more does nothing. The tuple alone says what is registered: a fork finds it whole."""
+        global _registrations
+        if self in _registrations:
+            return
+        with _changing:
+            if self not in _registrations:
+                _registrations = (*_registrations, self)
+        _keep_the_order()
 
     def _run(self, when: str) -> None:
         find = self._hooks.get(when)
@@ -99,7 +116,6 @@ def register_at_fork(
 
     A bound method is held weakly: when its object goes, so does the hook. TypeError for anything not callable.
     """
-    global _registrations
     given = {"before": before, "after_in_parent": after_in_parent, "after_in_child": after_in_child}
     hooks = {when: hook for when, hook in given.items() if hook is not None}
     if not hooks:
@@ -107,12 +123,8 @@ def register_at_fork(
     for when, hook in hooks.items():
         if not callable(hook):
             raise TypeError(f"register_at_fork({when}=...) takes a callable, not {type(hook).__name__!r}")
-    registration = Registration({})
-    for when, hook in hooks.items():
-        registration._hooks[when] = _reference(hook, registration)
-    with _changing:
-        _registrations = (*_registrations, registration)
-    _keep_the_order()
+    registration = Registration(hooks)
+    registration._register()
     return registration
 
 

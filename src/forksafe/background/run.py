@@ -24,7 +24,7 @@ from forksafe.atfork import quiesce as quiescing
 from forksafe.atfork.child_exit import end_process
 from forksafe.atfork.hooks import forking_idents
 from forksafe.introspection.exemptions import exempt_thread
-from forksafe.introspection.threads import exists
+from forksafe.introspection.threads import wait_until_gone
 from forksafe_core import atfork
 
 if TYPE_CHECKING:
@@ -129,17 +129,9 @@ class Run(threading.Thread):
         return True
 
     def wait_torn_down(self, seconds: float = _TEARDOWN) -> None:
-        """Until the system, too, is done with a thread that has ended.
-
-        While it is not, OpenSSL for one holds locks to clean up after it, and a child forked just then would hang at
-        its first use of TLS.
-        """
-        deadline = time.monotonic() + seconds
-        while not self._torn_down and not self.is_inherited() and exists(self.native_id):
-            if time.monotonic() >= deadline:
-                return
-            time.sleep(0.0002)
-        self._torn_down = True
+        """Wait until the system, too, is done with a thread that has ended."""
+        if not self._torn_down and not self.is_inherited():
+            self._torn_down = wait_until_gone([self.native_id], seconds)
 
     def _work(self) -> None:
         owner = self.owner

@@ -41,7 +41,7 @@ def has_single_stack() -> bool:
 
     After a fork by C code the interpreter still has the frames of the threads that vanished.
     """
-    return threads.is_alone() and len(sys._current_frames()) <= 1 + len(threads.helpers())
+    return threads.is_single_threaded() and len(sys._current_frames()) <= 1 + len(threads.helpers())
 
 
 def other_threads() -> list[threading.Thread]:

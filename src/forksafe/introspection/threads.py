@@ -1,15 +1,24 @@
-"""Which threads there are, as the system sees it: is_alone(), exists().
+"""Which threads this process has, as the system sees it.
 
-Guarantees: cheap: one system call. Threads that are not Python's count, where the system tells of them; helpers that
-are ended before each fork do not.
+Guarantees: each look is one system call. Threads that are not Python's count where the system tells of them (Linux).
+Helpers, which are ended before each fork, do not count.
+
+Not covered: elsewhere than on Linux no thread exists() once Python is done with it, and only Python's threads count.
 """
 
 from __future__ import annotations
 
 import os
 import threading
+import time
 
-__all__ = ["add_helper", "count", "exists", "helpers", "is_alone"]
+__all__ = ["add_helper", "count", "exists", "helpers", "is_single_threaded", "wait_until_gone"]
+
+TYPE_CHECKING = False  # importing typing takes longer than all the rest
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_PAUSE = 0.0002  # seconds between two looks
 
 _helpers: set[threading.Thread] = set()
 
@@ -26,8 +35,7 @@ def helpers() -> set[threading.Thread]:
 
 
 def exists(native_id: int | None) -> bool:
-    """Whether the system has a thread of this process with this number: for a moment longer than join() waits. False
-    where that cannot be told."""
+    """Whether the system has a thread of this process with this number. False where the system does not tell."""
     return os.path.exists(f"/proc/self/task/{native_id}")
 
 
@@ -39,6 +47,30 @@ def count() -> int:
         return 0
 
 
-def is_alone() -> bool:
-    """Whether the calling thread is the only one."""
-    return (count() or threading.active_count()) <= 1 + len(helpers())
+def is_single_threaded(seconds: float = 0.0) -> bool:
+    """Whether the calling thread is the only one.
+
+    seconds: how long to wait for threads that Python is done with and the system is not, see wait_until_gone().
+    """
+    end = time.monotonic() + seconds
+    while (count() or threading.active_count()) > (most := 1 + len(helpers())):
+        if threading.active_count() > most or time.monotonic() >= end:
+            return False
+        time.sleep(_PAUSE)
+    return True
+
+
+def wait_until_gone(native_ids: Iterable[int | None], seconds: float) -> bool:
+    """Wait until the system has none of these threads any more; False if it still has one after so many seconds.
+
+    Thread.join() returns a moment earlier, up to CPython 3.12. In that moment OpenSSL, for one, holds locks to clean up
+    after the thread, and a child forked then would hang at its first use of TLS. The calling thread is not waited for.
+    """
+    end = time.monotonic() + seconds
+    me = threading.get_native_id()
+    for native_id in native_ids:
+        while native_id != me and exists(native_id):
+            if time.monotonic() >= end:
+                return False
+            time.sleep(_PAUSE)
+    return True

@@ -17,7 +17,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from forksafe.introspection.threads import exists
+from forksafe.introspection.threads import exists, wait_until_gone
 from forksafe_core import Slots, Waiter
 
 __all__ = ["Crew", "Employer"]
@@ -86,18 +86,10 @@ class Crew:
             self.makers.discard(threading.current_thread())
 
     def wait_ended(self, timeout: float) -> None:
-        """Before a fork: until threads that have done their work are gone from the system, too.
-
-        Thread.join() returns earlier, up to CPython 3.12, while OpenSSL still holds locks to clean up after the thread;
-        a child forked just then would hang at its first use of TLS.
-        """
-        deadline = time.monotonic() + timeout
-        for number in list(self.ending):
-            while exists(number) and time.monotonic() < deadline:
-                if number == threading.get_native_id():  # connect() itself forks
-                    break
-                time.sleep(0.0002)
-            self.ending.discard(number)
+        """Before a fork: wait until the system is done with the threads that have done their work."""
+        ended = list(self.ending)
+        wait_until_gone(ended, timeout)
+        self.ending.difference_update(ended)
 
     def made(self) -> None:
         """A connect() succeeded."""

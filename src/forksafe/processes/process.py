@@ -36,7 +36,6 @@ import signal
 import socket
 import sys
 import threading
-import time
 from multiprocessing import process as _standard
 from multiprocessing import reduction, util
 from multiprocessing.context import BaseContext
@@ -45,7 +44,7 @@ from typing import TYPE_CHECKING, Any
 
 from forksafe.atfork.disowning import disown_processes, disown_threads
 from forksafe.atfork.hooks import register_at_fork
-from forksafe.introspection.threads import helpers, is_alone
+from forksafe.introspection.threads import is_single_threaded
 from forksafe.locks import Lock
 from forksafe_core import atfork
 
@@ -71,7 +70,7 @@ def get_start_method() -> str:
     Threads that are not Python's count as well. "spawn" is for platforms without forkserver. In a forked child, which
     has one thread to begin with, it is "fork" again.
     """
-    if "fork" in _start_methods() and _is_single_threaded():
+    if "fork" in _start_methods() and _can_count_threads() and is_single_threaded(SETTLE_TIMEOUT):
         return "fork"
     return method_without_fork()
 
@@ -99,15 +98,8 @@ def get_context() -> Context:
     return _context
 
 
-def _is_single_threaded() -> bool:
-    if not os.path.exists("/proc/self/task"):  # threads that are not Python's cannot be seen
-        return False
-    deadline = time.monotonic() + SETTLE_TIMEOUT
-    while not is_alone():
-        if threading.active_count() > 1 + len(helpers()) or time.monotonic() > deadline:
-            return False
-        time.sleep(0.0002)  # Thread.join() returns before the thread is gone, up to CPython 3.12
-    return True
+def _can_count_threads() -> bool:
+    return os.path.exists("/proc/self/task")  # elsewhere threads that are not Python's cannot be seen
 
 
 class _Lifeline:

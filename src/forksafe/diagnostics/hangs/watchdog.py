@@ -25,7 +25,7 @@ from forksafe.diagnostics.hangs.hang import Stuck, Watch
 from forksafe.diagnostics.hangs.snapshot import AtFork, remember
 from forksafe.diagnostics.hazard import report_internal_error
 from forksafe.introspection.stacks import outward
-from forksafe.introspection.threads import add_helper, exists, is_alone
+from forksafe.introspection.threads import add_helper, is_single_threaded, wait_until_gone
 from forksafe_core import atfork
 
 __all__ = ["Watchdog", "start", "start_if_asked", "text_of"]
@@ -63,7 +63,7 @@ class Watchdog:
                 report_internal_error("the watchdog", error)
 
     def _after_in_parent(self) -> None:
-        if self._watch is not None and not (is_alone() and atfork.call_soon(self._begin_when_forked)):
+        if self._watch is not None and not (is_single_threaded() and atfork.call_soon(self._begin_when_forked)):
             self._begin()
 
     def _begin_when_forked(self) -> bool:
@@ -103,9 +103,7 @@ class Watchdog:
         self._enough.set()
         if thread is not None:
             thread.join(_PATIENCE)
-            end = time.monotonic() + _PATIENCE
-            while exists(thread.native_id) and time.monotonic() < end:  # CPython warns of a fork beside it
-                time.sleep(0.0002)
+            wait_until_gone([thread.native_id], _PATIENCE)  # CPython warns of a fork beside it
 
     def _look(self, watch: Watch, enough: threading.Event) -> None:
         while not enough.wait(min(max(self._seconds / 4, 0.05), 1.0)):
