@@ -17,7 +17,7 @@ FLAGS += os.environ.get("FORKSAFE_CFLAGS", "").split()
 LOCK_WORD = [NATIVE + "lock_word.c", NATIVE + "parking.c", NATIVE + "context_methods.c"]
 SOURCES = {
     "_atfork": [NATIVE + "fork_state.c", NATIVE + "descriptors.c"],
-    "_locks": [*LOCK_WORD, NATIVE + "plain_new.c", NATIVE + "lock_tracking.c"],
+    "_locks": [*LOCK_WORD, NATIVE + "fast_new.c", NATIVE + "lock_tracking.c"],
     "_local": [],
     "_per_process": [],
     "_checkout": [NATIVE + "parking.c", NATIVE + "context_methods.c"],

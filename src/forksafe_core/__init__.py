@@ -7,7 +7,7 @@ lock_word.h/.c       a lock as one word that names its holder
 semaphore_word.h/.c  a count that threads wait for, as one word
 permits.h/.c         which thread holds how many of a semaphore's permits
 context_methods.h/.c __enter__ and __exit__ that cost a `with` statement little
-plain_new.h/.c       Lock() without the detour of an ordinary call
+fast_new.h/.c       Lock() without the detour of an ordinary call
 lock_tracking.h/.c   since when a lock is held, while somebody wants to know
 thread_states.h      what the interpreter's end asks of threads that vanished
 glibc_floor.h        a build on a new Linux runs on an old one
@@ -18,7 +18,7 @@ _semaphores.pyx      Semaphore, BoundedSemaphore
 _local.pyx           local
 _per_process.pyx     PerProcess
 _futures.pyx         futures, and the queue between an executor and its threads
-future_state.pxi, work.pxi  the two
+future_state.pxi, work_queue.pxi  the two
 _checkout.pyx        things that are lent and come back: what a pool is made of
 slots.pxi            their state in one generation
 _pure.py             the same names where there is no fork
@@ -35,7 +35,7 @@ if TYPE_CHECKING or hasattr(_os, "fork"):  # type checkers see the compiled core
     try:
         import forksafe_core._atfork as atfork
         from forksafe_core._checkout import Checkout, Item, Slots, Waiter
-        from forksafe_core._futures import FutureState, Work
+        from forksafe_core._futures import FutureState, WorkQueue
         from forksafe_core._local import local
         from forksafe_core._locks import (
             Lock,
@@ -66,7 +66,7 @@ else:
         Semaphore,
         Slots,
         Waiter,
-        Work,
+        WorkQueue,
         atfork,
         held_across_forks,
         hold_timeout,
@@ -91,7 +91,7 @@ __all__ = [
     "Semaphore",
     "Slots",
     "Waiter",
-    "Work",
+    "WorkQueue",
     "atfork",
     "held_across_forks",
     "hold_timeout",

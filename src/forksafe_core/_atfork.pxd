@@ -1,1 +1,1 @@
-cdef int settle() except -1
+cdef int run_due_hooks() except -1

@@ -37,7 +37,7 @@ cdef object _late_hooks = None
 
 def generation():
     """How many forks lie between this process and the one that first imported forksafe."""
-    settle()
+    run_due_hooks()
     return fs_generation()
 
 
@@ -186,7 +186,7 @@ def write_unraisable(exception, where):
     PyErr_WriteUnraisable(<PyObject *>where)
 
 
-cdef int settle() except -1:
+cdef int run_due_hooks() except -1:
     """See that the hooks which are due in this process run. Call with the GIL, holding nothing."""
     cdef uint64_t forking
     fs_generation()  # notices a late fork, and lets the survivor show itself

@@ -13,7 +13,7 @@ from libc.stdint cimport int64_t, uint64_t
 from sys import is_finalizing as sys_is_finalizing
 from types import GenericAlias
 
-from forksafe_core._atfork cimport settle
+from forksafe_core._atfork cimport run_due_hooks
 from forksafe_core._locks cimport Lock, lock_acquire, lock_release
 from forksafe_core.fork_state cimport FS_API_CAPSULE, atomic_load, fs_api
 
@@ -96,7 +96,7 @@ cdef class Checkout:
     def _current(self):
         """This generation's Slots. Call it holding nothing: in a child hooks may be due."""
         if self.slots is None or is_inherited(self.slots):
-            settle()
+            run_due_hooks()
             renew(self, self._new_slots())
         return self.slots
 

@@ -1,4 +1,4 @@
-"""What concurrent.futures.Future does, as one word, and Work, the queue between an executor and its threads.
+"""What concurrent.futures.Future does, as one word, and WorkQueue, the queue between an executor and its threads.
 
 A future's state, and whether somebody sleeps until it ends, has the condition or has left callbacks, lie in one word.
 Whoever ends a future that nobody has asked for changes that word and no more: no lock and no condition is made.
@@ -18,7 +18,7 @@ from libc.stdint cimport INT32_MAX, int64_t, uint64_t
 from collections import deque
 from types import GenericAlias
 
-from forksafe_core._atfork cimport settle
+from forksafe_core._atfork cimport run_due_hooks
 from forksafe_core.fork_state cimport FS_API_CAPSULE, atomic_load, atomic_store, fs_api, fs_word
 from forksafe_core.lock_word cimport *
 

@@ -13,7 +13,7 @@ from libc.stdint cimport uint64_t
 from _thread import _local as _StandardLocal
 from _weakrefset import WeakSet
 
-from forksafe_core._atfork cimport settle
+from forksafe_core._atfork cimport run_due_hooks
 from forksafe_core.fork_state cimport FS_API_CAPSULE, atomic_load, fs_api
 
 cdef extern from "Python.h":
@@ -121,7 +121,7 @@ cdef dict own(local self):
     """The calling thread's attributes; made, and __init__ called, at its first use here."""
     cdef dict attributes
     if self.stamp != atomic_load(&fs.page.stamp):
-        settle()
+        run_due_hooks()
         abandon_inherited(self)
     token = fs.token()
     attributes = self.values.get(token)

@@ -19,7 +19,7 @@ from libc.stdint cimport int64_t, uint64_t, uintptr_t
 from _thread import RLock as _StandardRLock, allocate_lock as _standard_lock
 from _weakref import ref
 
-from forksafe_core._atfork cimport settle
+from forksafe_core._atfork cimport run_due_hooks
 from forksafe_core.fork_state cimport FS_API_CAPSULE, atomic_load, atomic_store, fs_api, fs_word
 from forksafe_core.lock_word cimport *
 
@@ -31,9 +31,9 @@ cdef extern from "context_methods.h":
     int add_context_methods(object type, context_op enter, const char *enter_doc, context_op leave,
                             const char *leave_doc) except -1
 
-cdef extern from "plain_new.h":
-    void make_plain_calls_fast(object type)
-    void record_plain_calls(PyObject *recorder)
+cdef extern from "fast_new.h":
+    void add_fast_new(object type)
+    void record_new(PyObject *recorder)
 
 cdef extern from "lock_tracking.h" nogil:
     void lt_note_taken(fs_word *owner)
@@ -73,7 +73,7 @@ cdef int take(fs_word *word, int64_t deadline) except -1:
     cdef int got
     if not self:
         raise MemoryError
-    settle()
+    run_due_hooks()
     got = lw_try(owner, self)
     while got == LW_WOULD_BLOCK and deadline != NO_WAIT:
         with nogil:
@@ -217,7 +217,7 @@ cdef class RLock:
         # logging does this in every child, also when the thread that forked is inside a handler, whose `with`
         # block is still to end: that release must not raise.
         if lw_held_by(lw_owner(word_of(&self.word)), lw_get_self()) and is_survivor(lw_self):
-            self.forgiven = self.count
+            self.releases_to_ignore = self.count
         self.count = 0
         give_back(word_of(&self.word))
         lw_reset(lw_owner(word_of(&self.word)))
@@ -247,7 +247,7 @@ cdef inline bint enter_fast(RLock lock) noexcept:
     if lw_take_free(word, self):
         lock.count = 1
         return True
-    if lw_is_plainly(word, self):
+    if lw_is_uncontended_owner(word, self):
         lock.count += 1
         return True
     return False
@@ -285,9 +285,9 @@ cdef int rlock_acquire(RLock lock) except -1:
 
 cdef int rlock_release(RLock lock) except -1:
     cdef uint64_t self = lw_self
-    if lock.count == 1 and lw_is_plainly(word_of(&lock.word), self):
+    if lock.count == 1 and lw_is_uncontended_owner(word_of(&lock.word), self):
         lock.count = 0
-        if not lw_give_plain(word_of(&lock.word), self):
+        if not lw_give_uncontended(word_of(&lock.word), self):
             give_back(word_of(&lock.word))
         return 0
     return leave(lock)
@@ -304,8 +304,8 @@ cdef int leave(RLock lock) except -1:
             give_back(word_of(&lock.word))
         return 0
     if not lw_is_orphaned(owner):
-        if lock.forgiven and is_survivor(lw_get_self()):
-            lock.forgiven -= 1
+        if lock.releases_to_ignore and is_survivor(lw_get_self()):
+            lock.releases_to_ignore -= 1
             return 0
         raise RuntimeError("cannot release un-acquired lock")
     lock.count = 0
@@ -333,8 +333,8 @@ cdef object leave_rlock(object lock):
 
 add_context_methods(Lock, enter_lock, b"Acquire, waiting without limit.", leave_lock, b"Release.")
 add_context_methods(RLock, enter_rlock, b"Acquire, waiting without limit.", leave_rlock, b"Release.")
-make_plain_calls_fast(Lock)
-make_plain_calls_fast(RLock)
+add_fast_new(Lock)
+add_fast_new(RLock)
 
 
 def holder(lock):
@@ -357,7 +357,7 @@ def set_recorder(recorder):
     lt_forget()
     if recorder is not None and recorder not in _recorders:
         _recorders.append(recorder)
-    record_plain_calls(<PyObject *>recorder if recorder is not None else NULL)
+    record_new(<PyObject *>recorder if recorder is not None else NULL)
 
 
 cdef list _recorders = []  # for good: another thread may be about to call one that is not wanted any more

@@ -22,7 +22,7 @@ from libc.stdint cimport UINT64_MAX, uint64_t
 import sys
 from types import GenericAlias
 
-from forksafe_core._atfork cimport settle
+from forksafe_core._atfork cimport run_due_hooks
 from forksafe_core._locks cimport RLock, rlock_acquire, rlock_release
 from forksafe_core.fork_state cimport FS_API_CAPSULE, atomic_load, atomic_store, fs_api, fs_word
 
@@ -108,7 +108,7 @@ cdef str name_of(PerProcess self):
 cdef object make(PerProcess self):
     rlock_acquire(self.lock)  # runs the hooks that are due before it takes the lock
     try:
-        settle()
+        run_due_hooks()
         return self.value if has_value(self) else make_locked(self, fs.token(), atomic_load(&fs.page.stamp))
     finally:
         rlock_release(self.lock)
@@ -124,7 +124,7 @@ cdef object make_locked(PerProcess self, uint64_t thread, uint64_t stamp):
         value = self.maker()
     finally:
         self.making_thread, self.making_stamp = outer_thread, outer_stamp
-    settle()
+    run_due_hooks()
     if stamp != atomic_load(&fs.page.stamp):
         Py_INCREF(value)
         raise RuntimeError(f"{name_of(self)} forked while it made a value for a PerProcess, and this is the child: "

@@ -11,7 +11,7 @@ from libc.stdint cimport int64_t, uint64_t, uintptr_t
 from _operator import index
 from threading import BoundedSemaphore as _StandardBoundedSemaphore, Semaphore as _StandardSemaphore
 
-from forksafe_core._atfork cimport settle
+from forksafe_core._atfork cimport run_due_hooks
 from forksafe_core.fork_state cimport FS_API_CAPSULE, FS_SURVIVOR_UNKNOWN, atomic_load, atomic_store, fs_api, fs_word
 from forksafe_core.lock_word cimport *
 
@@ -58,7 +58,7 @@ cdef inline bint is_current(Semaphore self) noexcept nogil:
 
 
 cdef int catch_up(Semaphore self) except -1:
-    settle()
+    run_due_hooks()
     if self.holders != NULL:
         restore(self)
     return 0

@@ -10,7 +10,7 @@ cdef class FutureState:
     cdef uint64_t word    # atomic
     cdef uint64_t stamp   # of the process that made it, or has settled it
     cdef uint64_t runner  # the token of the thread that runs it
-    cdef object fn        # called with args and kwargs, by Work
+    cdef object fn        # called with args and kwargs, by WorkQueue
     cdef object args
     cdef object kwargs
     cdef public object _result
@@ -161,7 +161,7 @@ cdef int settle_future(FutureState self) except -1:
     cdef uint64_t now, word = atomic_load(word_of(&self.word))
     cdef int gone
     cdef list chains
-    settle()
+    run_due_hooks()
     now = atomic_load(&fs.page.stamp)
     if self.stamp == now:
         return 0

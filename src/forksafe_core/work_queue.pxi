@@ -1,15 +1,15 @@
-# work_queue.pxi: Work, the queue between an executor and its threads in one process. Part of _futures.pyx.
+# work_queue.pxi: WorkQueue, the queue between an executor and its threads in one process. Part of _futures.pyx.
 #
 # A thread that finds nothing to do counts itself among the idle, looks once more, and sleeps until it gets a permit.
 # Whoever brings work takes one of the idle out of that count and gives a permit for it, so that none is woken twice and
 # no work lies there with a thread asleep. Threads are asked for only while there is more to do than there are threads.
 #
-# Everything here belongs to one process. In a child each Work of the parent is inherited: submit() refuses, and
+# Everything here belongs to one process. In a child each WorkQueue of the parent is inherited: submit() refuses, and
 # whoever still runs something for it is told when that ends.
 
 
 @cython.final
-cdef class Work:
+cdef class WorkQueue:
     """grow: called without arguments when there should be one thread more, which it is then counted as."""
     cdef object items
     cdef object future_type
@@ -142,7 +142,7 @@ cdef class Work:
         return True
 
 
-cdef bint put(Work self, FutureState future) except -1:
+cdef bint put(WorkQueue self, FutureState future) except -1:
     cdef uint64_t threads, unfinished
     self.items.append(future)
     unfinished = atomic_fetch_add(word_of(&self.unfinished), 1) + 1
@@ -158,7 +158,7 @@ cdef bint put(Work self, FutureState future) except -1:
     return True
 
 
-cdef FutureState take(Work self):
+cdef FutureState take(WorkQueue self):
     """What to run next, and this thread is counted as running; waits for it. None when closed and there is no more."""
     while True:
         enter(self)
@@ -177,7 +177,7 @@ cdef FutureState take(Work self):
                     pass  # a signal, which is the main thread's to handle
 
 
-cdef inline bint take_idle(Work self) noexcept nogil:
+cdef inline bint take_idle(WorkQueue self) noexcept nogil:
     cdef uint64_t idle = atomic_load(word_of(&self.idle))
     while idle:
         if atomic_compare_exchange_strong(word_of(&self.idle), &idle, idle - 1):
@@ -185,7 +185,7 @@ cdef inline bint take_idle(Work self) noexcept nogil:
     return False
 
 
-cdef inline void enter(Work self) noexcept:
+cdef inline void enter(WorkQueue self) noexcept:
     while True:
         while atomic_load(word_of(&self.gate)):
             with nogil:
@@ -196,13 +196,13 @@ cdef inline void enter(Work self) noexcept:
         stop_running(self)
 
 
-cdef inline void stop_running(Work self) noexcept:
+cdef inline void stop_running(WorkQueue self) noexcept:
     atomic_fetch_sub(word_of(&self.running), 1)
     if atomic_load(word_of(&self.gate)):
         unpark(word_of(&self.running), INT32_MAX, fs)
 
 
-cdef int execute(Work self, FutureState future) except -1:
+cdef int execute(WorkQueue self, FutureState future) except -1:
     cdef object result = None, error = None, fn, args, kwargs
     if begin(future):
         fn, args, kwargs = future.fn, future.args, future.kwargs

@@ -25,7 +25,7 @@ from forksafe.atfork.quiesce import seconds
 from forksafe.executors.futures import Future
 from forksafe.executors.thread_workers import Crew, is_interpreter_ending
 from forksafe.locks import Lock
-from forksafe_core import Work, atfork
+from forksafe_core import WorkQueue, atfork
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,7 +71,7 @@ class ThreadPoolExecutor(_StandardExecutor):
         self._lock = Lock()
         self._shutdown = False
         self._crew = self._new_crew()
-        self._work: Work = self._crew.work
+        self._work: WorkQueue = self._crew.work
         quiescing.add(self)
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
@@ -114,7 +114,7 @@ class ThreadPoolExecutor(_StandardExecutor):
         return set() if self._crew.work.inherited else self._crew.threads
 
     @property
-    def _work_queue(self) -> Work:  # type: ignore[override]  # qsize() is what others ask it for
+    def _work_queue(self) -> WorkQueue:  # type: ignore[override]  # qsize() is what others ask it for
         return self._current().work
 
     @property

@@ -24,7 +24,7 @@ from forksafe.atfork.hooks import forking_idents
 from forksafe.executors.futures import Future
 from forksafe.introspection.exemptions import exempt_thread
 from forksafe.locks import Lock
-from forksafe_core import Work
+from forksafe_core import WorkQueue
 
 __all__ = ["Crew", "is_interpreter_ending"]
 
@@ -44,7 +44,7 @@ class Crew:
     """What an executor has in one process. `broken` says why it takes no more work; empty while it does."""
 
     def __init__(self, size: int, prefix: str, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]):
-        self.work = Work(Future, size, self._grow)
+        self.work = WorkQueue(Future, size, self._grow)
         self.threads: set[threading.Thread] = set()
         self.broken = ""
         self._prefix = prefix

@@ -64,11 +64,11 @@ static inline int lw_held_by(fs_word *owner, uint64_t self) {
 }
 
 /* Uncontended and without extras, the whole word is the holder's token. */
-static inline int lw_is_plainly(fs_word *word, uint64_t self) {
+static inline int lw_is_uncontended_owner(fs_word *word, uint64_t self) {
     return self && atomic_load_explicit(word, memory_order_relaxed) == self << LW_SHIFT;
 }
 
-static inline int lw_give_plain(fs_word *word, uint64_t self) {
+static inline int lw_give_uncontended(fs_word *word, uint64_t self) {
     uint64_t w = self << LW_SHIFT;
     return atomic_compare_exchange_strong_explicit(word, &w, 0, memory_order_release, memory_order_relaxed);
 }

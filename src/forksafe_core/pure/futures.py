@@ -1,4 +1,4 @@
-"""Where there is no fork: concurrent.futures' own Future will do, and Work, as in work.pxi, under one condition."""
+"""FutureState and WorkQueue where there is no fork: concurrent.futures.Future does, and a queue under one condition."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from types import GenericAlias
 from typing import Any, final
 
-__all__ = ["FutureState", "Work"]
+__all__ = ["FutureState", "WorkQueue"]
 
 
 class FutureState:
@@ -25,7 +25,7 @@ class FutureState:
 
 
 @final
-class Work:
+class WorkQueue:
     """grow: called with the future that was submitted when there should be one thread more."""
 
     inherited = False

@@ -14,7 +14,7 @@ from threading import local
 from typing import Any, final
 
 from forksafe_core.pure.checkout import Checkout, Item, Slots, Waiter
-from forksafe_core.pure.futures import FutureState, Work
+from forksafe_core.pure.futures import FutureState, WorkQueue
 
 __all__ = [
     "BoundedSemaphore",
@@ -26,7 +26,7 @@ __all__ = [
     "Semaphore",
     "Slots",
     "Waiter",
-    "Work",
+    "WorkQueue",
     "atfork",
     "held_across_forks",
     "hold_timeout",

@@ -1,5 +1,5 @@
-/* plain_new.c: see plain_new.h. */
-#include "plain_new.h"
+/* fast_new.c: see fast_new.h. */
+#include "fast_new.h"
 
 #include <stdatomic.h>
 
@@ -37,9 +37,9 @@ done:
     return recorded(made);
 }
 
-void record_plain_calls(PyObject *wanted) { atomic_store(&recorder, wanted); }
+void record_new(PyObject *wanted) { atomic_store(&recorder, wanted); }
 
-void make_plain_calls_fast(PyObject *type) {
+void add_fast_new(PyObject *type) {
     if (!empty) empty = PyTuple_New(0);
     if (empty) ((PyTypeObject *)type)->tp_vectorcall = call;
 }

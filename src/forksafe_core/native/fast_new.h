@@ -1,0 +1,16 @@
+/* fast_new.h: Lock(), without arguments, made without the detour through type.__call__, __new__ and __init__.
+ *
+ * Calls with arguments and subclasses take the ordinary way. While somebody wants to know what is made, it is told of
+ * both.
+ */
+#ifndef FORKSAFE_FAST_NEW_H
+#define FORKSAFE_FAST_NEW_H
+
+#include <Python.h>
+
+void add_fast_new(PyObject *type);
+
+/* Call wanted(made) from now on, which the caller keeps alive; NULL: not any more. */
+void record_new(PyObject *wanted);
+
+#endif
