@@ -4,8 +4,8 @@
     python cache.py forksafe     # prints one line
 
 A fork copies every lock but only one thread. A lock that another thread holds at that moment stays locked in the child,
-and nobody is left there to release it. The programs make that moment certain with events, not likely with sleeps: the
-thread that holds the lock says so, and goes on only when the fork is done. From Python 3.12 on, they are warned of it.
+and no thread there can release it. The programs use events to make that moment certain: the thread that holds the lock
+sets one, and continues only after the fork. From Python 3.12 on, Python warns of such forks.
 
-prefork_server.py and sqlalchemy_workers.py show more of what there is, and need a PostgreSQL.
+prefork_server.py and sqlalchemy_workers.py show more of forksafe, and need a PostgreSQL.
 """
