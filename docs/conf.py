@@ -26,7 +26,7 @@ nitpick_ignore_regex = [
     # Of the standard library, whose inventory would have to be loaded.
     (r"py:.*", r"(_?threading|concurrent\.futures|multiprocessing|contextlib|collections|typing|types|logging)(\..*)?"),
     # Type variables and aliases, which are explained where they are used.
-    (r"py:class", r"(forksafe\..*\.)?_?[A-Z]|P\.(kw)?args"),
+    (r"py:class", r"(forksafe\..*\.)?_?[A-Z](_co)?|P\.(kw)?args"),
     (r"py:class", r"(forksafe\..*\.)?(_Hook|_Decorator|Fds|Terms|Context|BaseContext|Busy|Lease)"),
     (r"py:.*", r"(Runtime|Timeout)(Error|Warning)|BrokenExecutor|Callable|Iterable|Iterator|Sequence|Mapping"),
 ]
