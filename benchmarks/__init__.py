@@ -2,9 +2,9 @@
 
 Run it from the repository's root, with forksafe importable:
 
-    python -m benchmarks locks      what a lock costs: taking, waiting, contending, creating, keeping
-    python -m benchmarks fork       what a fork costs when a million locks are alive, and what importing costs
+    python -m benchmarks --help        the commands
+    python -m benchmarks locks         what a lock costs: taking, waiting, contending, creating, keeping
 
-measure.py says how; report.py how it is shown. Nothing here passes or fails: goals are printed beside what was
-measured, and the machine at hand decides the numbers.
+measure.py says how to measure; report.py how to show it. Nothing here passes or fails: goals are printed beside the
+measured values, which depend on the machine.
 """

@@ -1,14 +1,14 @@
 """A process with very many descriptors that forks when told to: python -m benchmarks.burier WAY KIND COUNT
 
-Contract: it opens 2 x COUNT descriptors, writes one line of JSON ({"open": number}) and then answers each line it
-reads with {"ns": nanoseconds} that a child spent on every second one of them, and ends when its input does. WAY:
+Contract: it opens 2 x COUNT descriptors and writes one line of JSON ({"open": number}). Then it answers each line it
+reads with {"ns": nanoseconds} that a child spent on every second one of them. It ends when its input does. WAY:
 
-    close        a C loop of close(): what a program that closes what it inherits pays at the least
+    close        a C loop of close(): the least that a program pays which closes inherited descriptors
     tombstones   forksafe's
-    none         nothing is flagged: what everybody pays
+    none         nothing is flagged: what every program pays
 
-KIND is sockets or pipes. All is done where forksafe does it, in pthread_atfork child handlers: one of ours runs right
-before forksafe's and one right after, which has the loop. They are C, compiled here.
+KIND is sockets or pipes. The work is done where forksafe does it, in pthread_atfork child handlers: one of ours runs
+right before forksafe's, and one right after, which has the loop. They are C, compiled here.
 """
 
 from __future__ import annotations

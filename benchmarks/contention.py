@@ -20,8 +20,8 @@ TURNS = 200
 CROWD = 4
 
 
-def run_threads(targets: Sequence[Callable[[], None]], meanwhile: Callable[[], None] = lambda: None) -> None:
-    """Run these at the same time, each in a thread. RuntimeError if one fails or takes longer than LIMIT."""
+def run_threads(targets: Sequence[Callable[[], None]], also: Callable[[], None] = lambda: None) -> None:
+    """Run these at the same time, each in a thread, and `also` here. RuntimeError if one fails or exceeds LIMIT."""
     ended = []
 
     def guarded(target: Callable[[], None]) -> None:
@@ -31,7 +31,7 @@ def run_threads(targets: Sequence[Callable[[], None]], meanwhile: Callable[[], N
     threads = [threading.Thread(target=guarded, args=(target,), daemon=True) for target in targets]
     for thread in threads:
         thread.start()
-    meanwhile()
+    also()
     deadline = time.monotonic() + LIMIT
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
@@ -75,14 +75,14 @@ def event_ping_pong(make: Maker) -> Measure:
         events[0].set()
         events[1].clear()
 
-        def play(mine: Any, other: Any, who: int, begin: Callable[[], object]) -> None:
+        def play(mine: Any, other: Any, number: int, begin: Callable[[], object]) -> None:
             begin()
             began = perf_counter_ns()
             for _ in range(TURNS):
                 mine.wait()
                 mine.clear()
                 other.set()
-            times[who] = perf_counter_ns() - began
+            times[number] = perf_counter_ns() - began
 
         begin = threading.Barrier(2).wait
         first, second = events

@@ -1,7 +1,7 @@
-"""What it costs a child to be rid of descriptors: tombstones over half of very many, next to a C loop of close().
+"""What tombstones over very many descriptors cost a child, next to a C loop of close() over the same half of them.
 
-Each candidate is a process of its own with the same descriptors open, which forks in turn with the others; the child
-tells how long it took (burier.py). "nothing flagged" is what a fork pays that has nothing to bury.
+Each candidate is a process of its own with the same descriptors open, which forks in turn with the others. The child
+reports how long it took (burier.py). "nothing flagged" is the cost of a fork without flagged descriptors.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ WAYS = {"C loop of close": "close", "tombstones": "tombstones", "nothing flagged
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--count", type=int, help="descriptors to be rid of, of twice as many (default: 10,000)")
+    parser.add_argument("--count", type=int, help="descriptors to close, of twice as many (default: 10,000)")
     parser.add_argument("--rounds", type=int, help="forks of each process (default: 51, quick: 11)")
 
 
@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> Report:
         rows.append(row)
     notes = [
         f"Medians of {rounds} forks. A tombstone is two system calls: is it still the file that was flagged, and dup3.",
-        "close alone leaves the number to be reused, and asks nothing.",
+        "close alone asks nothing, and leaves the number to be reused.",
     ]
     settings = {"count": count, "rounds": rounds, "seed": options.seed}
     return Report("descriptors", [Table("in the child", rows, list(WAYS))], notes, settings)

@@ -1,4 +1,4 @@
-"""What it costs to have a ThreadPoolExecutor call a function, next to concurrent.futures'.
+"""What a call by a ThreadPoolExecutor costs, next to concurrent.futures'.
 
 The function does nothing, so that only the executor is measured: in a batch (all submitted, then all results read), by
 map(), and one at a time (the next is submitted when the result of the last one is there). The executors live through
@@ -17,7 +17,7 @@ import forksafe
 from benchmarks.measure import Measure, Row, Trial, interleave
 from benchmarks.report import Report, Table
 
-SUMMARY = "what it costs to have an executor call a function"
+SUMMARY = "what a call by an executor costs"
 
 BARE, SUBJECT = "concurrent.futures", "forksafe"
 TYPES = {BARE: concurrent.futures.ThreadPoolExecutor, SUBJECT: forksafe.ThreadPoolExecutor}

@@ -1,8 +1,8 @@
-"""What a fork costs: with very many locks alive, with none, and what it costs to import forksafe.
+"""What a fork costs: with very many locks alive, and with none.
 
 Each candidate is a process of its own that builds its locks, stays alive and forks when told to (forker.py), because
-how long a fork takes depends on the whole heap; rounds go through those processes in turn. It depends on luck as well:
-equal processes differ, each for as long as it lives, so all of them are started anew several times.
+the time of a fork depends on the whole heap. Rounds go through those processes in turn. Equal processes also differ,
+each for as long as it lives, so all of them are started anew several times.
 """
 
 from __future__ import annotations
@@ -16,18 +16,16 @@ import selectors
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 
 from benchmarks.footprint import ROOT
 from benchmarks.forker import LIMIT, SMAPS
-from benchmarks.importing import IMPORTS, import_row, import_trial
 from benchmarks.measure import DIFFERENCE, Measure, Row, Trial, interleave
 from benchmarks.report import Report, Table
 
-SUMMARY = "what a fork costs with very many locks alive, and what importing costs"
+SUMMARY = "what a fork costs with very many locks alive"
 
 PADDED = "forksafe, padded"
 AGAIN = "threading again"
@@ -90,13 +88,13 @@ class Forker:
                 pipe.close()
 
 
-class Crew:
+class Forkers:
     """The forkers of one run; leaving ends all of them."""
 
     def __init__(self) -> None:
         self.members: dict[str, Forker] = {}
 
-    def __enter__(self) -> Crew:
+    def __enter__(self) -> Forkers:
         return self
 
     def __exit__(self, *ignored: object) -> None:
@@ -136,23 +134,21 @@ class Results:
         self.dirty = Row("Private_Dirty of the child", "MB", goal="diff < 1 MB", compare=DIFFERENCE)
         self.resident = Row("resident before the fork", "MB", compare=DIFFERENCE)
         self.hooks = timing_rows("not imported")
-        self.imports = import_row()
 
 
 def run_generation(results: Results, ways: Mapping[str, Sequence[str]], rounds: int, seed: int) -> None:
     """Start the processes, in an order that changes, and fork them in turn."""
     order = random.Random(seed)
-    with Crew() as crew, tempfile.TemporaryDirectory() as cache:
+    with Forkers() as forkers:
         for name in order.sample(list(ways), len(ways)):
-            crew.add(name, *ways[name])
-        holders = {name: crew.members[name] for name in ways}
+            forkers.add(name, *ways[name])
+        holders = {name: forkers.members[name] for name in ways}
         for name, holder in holders.items():
             results.resident.values.setdefault(name, []).append(holder.resident / MB)
-        bare = {"not imported": crew.add("not imported", "none"), "imported": crew.add("imported", "imported")}
+        bare = {"not imported": forkers.add("not imported", "none"), "imported": forkers.add("imported", "imported")}
         trials = [
             Trial(results.times, {name: timed(holder) for name, holder in holders.items()}, rounds),
             Trial(results.hooks, {name: timed(forker) for name, forker in bare.items()}, rounds * 5),
-            import_trial(results.imports, rounds, cache),
         ]
         if os.path.exists(SMAPS):
             trials.append(Trial([results.dirty], {name: private_dirty(each) for name, each in holders.items()}, 2))
@@ -161,8 +157,8 @@ def run_generation(results: Results, ways: Mapping[str, Sequence[str]], rounds: 
 
 def ways_to_hold(locks: int) -> dict[str, Sequence[str]]:
     """forker.py's arguments for each candidate."""
-    with Crew() as crew:
-        resident = crew.add("threading", "threading", str(locks)).resident
+    with Forkers() as forkers:
+        resident = forkers.add("threading", "threading", str(locks)).resident
     return {
         "threading": ("threading", str(locks)),
         "forksafe": ("forksafe", str(locks)),
@@ -193,7 +189,6 @@ def run(options: argparse.Namespace) -> Report:
     tables = [
         Table(f"os.fork with {locks:,} locks", with_locks, list(ways)),
         Table("os.fork without locks", results.hooks, ["not imported", "imported"]),
-        Table("import forksafe", [results.imports], list(IMPORTS)),
     ]
     settings = {"locks": locks, "rounds": rounds, "generations": generations, "seed": options.seed}
     return Report("fork", tables, notes(rounds, generations), settings)
@@ -202,7 +197,7 @@ def run(options: argparse.Namespace) -> Report:
 def notes(rounds: int, generations: int) -> list[str]:
     return [
         f"Medians of {generations} x {rounds} rounds (without locks: five times as many). The processes are started",
-        f"anew {generations} times: where their memory comes to lie matters too, and '{AGAIN}' shows how much.",
+        f"anew {generations} times: the place of their memory matters too, and '{AGAIN}' shows how much.",
         "A fork copies the page tables: the more memory is resident, the longer it takes. forksafe's locks need less",
         f"than threading's; '{PADDED}' therefore holds plain objects beside its locks, up to what is resident",
         "in threading's process, and so shows forksafe's own cost.",

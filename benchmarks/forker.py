@@ -53,7 +53,7 @@ def make_forksafe(count: int) -> object:
 
 
 def make_weakset(count: int) -> object:
-    """threading.Lock, each in a WeakSet, and reset in the child: how PyMongo and ddtrace survive a fork."""
+    """threading.Lock, each in a WeakSet, and reset in the child, as PyMongo and ddtrace do."""
     registry: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def reset_all() -> None:
@@ -122,7 +122,7 @@ def check(status: int) -> None:
 
 
 def main(way: str, count: str = "0", resident: str = "0") -> None:
-    signal.alarm(LIMIT)  # not inherited by children: the command that started this one ends those
+    signal.alarm(LIMIT)  # children do not inherit it: the command that started this one ends them
     warnings.simplefilter("ignore")  # some interpreters warn of forks, and would do so in the timed part
     heap = WAYS[way](int(count)), fill(int(resident))
     gc.collect()

@@ -1,4 +1,4 @@
-"""What it costs to look: locks while they are tracked, and forks while a guard is on.
+"""What the diagnostics cost: locks while they are tracked, and forks while a guard is on.
 
 Locks are compared with threading's, as in `locks`: one row with track_locks() off, one with it on. A fork with its
 child's end, by a program with one thread and nothing open, is compared with the same fork without a guard.
@@ -16,7 +16,7 @@ import forksafe
 from benchmarks.measure import Row, Trial, interleave, loop_trial, make_loop
 from benchmarks.report import Report, Table
 
-SUMMARY = "what it costs to look: tracked locks, guarded forks"
+SUMMARY = "what the diagnostics cost: tracked locks, guarded forks"
 
 LOCKS = ("threading", "forksafe", "tracked")
 

@@ -1,54 +1,69 @@
-"""What `import forksafe` adds to the start of an interpreter.
+"""What `import forksafe` costs, over a bare interpreter, in two ways: a whole process, and the statement alone.
 
-Contract: each value is the time from starting a fresh interpreter until it has ended; the comparison is with one that
-does nothing. `import threading` is shown beside: whoever needs locks pays that much anyway. All of them read bytecode
-from a cache of their own, filled beforehand, whatever the environment says about writing bytecode.
+Each value is that of a fresh interpreter, and all candidates take turns. The first row is the time from starting the
+interpreter until it has ended, compared with one that does nothing. The second row is the time that the statement
+itself takes, as the interpreter measures it. `import threading` is shown beside it: a program with locks pays for that
+anyway. All of them read bytecode from a cache of their own, filled beforehand, whatever the environment says about
+writing bytecode.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
-import threading
+import tempfile
 from time import perf_counter_ns
 
 from benchmarks.footprint import ROOT
-from benchmarks.measure import DIFFERENCE, Measure, Row, Trial
+from benchmarks.measure import DIFFERENCE, Measure, Row, Trial, interleave
+from benchmarks.report import Report, Table
 
-LIMIT = 60.0
+SUMMARY = "what importing forksafe costs"
+
+LIMIT = 60
 BARE = "bare interpreter"
-IMPORTS = {BARE: "pass", "import forksafe": "import forksafe", "import threading": "import threading"}
+STATEMENTS = {BARE: "pass", "import forksafe": "import forksafe", "import threading": "import threading"}
+PROGRAM = """
+import signal
+signal.alarm({limit})
+from time import perf_counter_ns
+began = perf_counter_ns()
+{statement}
+print(perf_counter_ns() - began)
+"""
 
 
-def started(code: str, cache: str) -> Measure:
-    command = [sys.executable, "-c", code]
+def started(statement: str, cache: str) -> Measure:
+    """Milliseconds that an interpreter lives which executes this, and those that it needs for the statement."""
+    command = [sys.executable, "-c", PROGRAM.format(limit=LIMIT, statement=statement)]
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
     environment["PYTHONPYCACHEPREFIX"] = cache
 
-    def measure() -> tuple[float]:
+    def measure() -> tuple[float, float]:
         began = perf_counter_ns()
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, close_fds=False)
-        watchdog = threading.Timer(LIMIT, process.kill)  # wait(LIMIT) polls, and would measure its steps
-        watchdog.start()
-        status = process.wait()
-        took = perf_counter_ns() - began
-        watchdog.cancel()
-        watchdog.join()
-        if status:
-            raise RuntimeError(f"{command} ended with {status}")
-        return (took / 1e6,)
+        done = subprocess.run(command, cwd=ROOT, env=environment, close_fds=False, stdout=subprocess.PIPE, check=True)
+        return (perf_counter_ns() - began) / 1e6, int(done.stdout) / 1e6
 
     return measure
 
 
-def import_row() -> Row:
-    return Row("start and end of an interpreter", "ms", BARE, "diff <= 10 ms", DIFFERENCE)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--rounds", type=int, help="interpreters for each candidate (default: 101, quick: 11)")
 
 
-def import_trial(row: Row, rounds: int, cache: str) -> Trial:
-    """cache: an empty directory that lasts as long as the rounds."""
-    measures = {name: started(code, cache) for name, code in IMPORTS.items()}
-    for measure in measures.values():
-        measure()  # fills the cache
-    return Trial([row], measures, rounds)
+def run(options: argparse.Namespace) -> Report:
+    rounds = options.rounds or (11 if options.quick else 101)
+    rows = [
+        Row("start and end of an interpreter", "ms", BARE, "diff <= 10 ms", DIFFERENCE),
+        Row("the statement", "ms", BARE, compare=DIFFERENCE),
+    ]
+    with tempfile.TemporaryDirectory() as cache:
+        runs = {name: started(statement, cache) for name, statement in STATEMENTS.items()}
+        for measure in runs.values():
+            measure()  # fills the cache
+        interleave([Trial(rows, runs, rounds)], options.seed)
+    notes = [f"Medians of {rounds} interpreters each; diff: the median of each round's difference to the bare one."]
+    table = Table("import", rows, list(STATEMENTS))
+    return Report("import", [table], notes, {"rounds": rounds, "quick": options.quick, "seed": options.seed})

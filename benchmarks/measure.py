@@ -3,7 +3,7 @@
 Contract
   - In a round every row that is due runs its candidates once, right after each other, in an order that changes.
   - A row's result is the median over the rounds of one round's comparison with the baseline (a ratio, or a
-    difference). What slows the machine for a second slows both sides of a few comparisons, and the median drops it.
+    difference). A slow second of the machine slows both sides of a few comparisons, and the median drops those.
   - Rows that measure a loop also run an empty one, as a candidate called EMPTY; its median is subtracted.
   - The garbage collector is off while rounds run.
 """
@@ -100,8 +100,8 @@ def interleave(trials: Sequence[Trial], seed: int) -> None:
 def make_loop(body: str, before: str = "", **names: Any) -> Callable[[int], int]:
     """A function of a count: the nanoseconds that `body` takes that many times. `before` runs first, untimed.
 
-    Each loop is compiled for itself: interpreters from 3.11 on specialise bytecode to the types it meets, so loops
-    that candidates shared would measure whoever came first.
+    Each loop is compiled for itself: interpreters from 3.11 on specialise bytecode to the types it meets, so a loop
+    that candidates shared would be specialised to the first of them.
     """
     source = (
         f"def loop(count, {''.join(name + ', ' for name in names)}repeat=repeat, clock=clock):\n"

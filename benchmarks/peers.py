@@ -1,7 +1,7 @@
-"""Who is measured: threading, forksafe, and other fork-safe locks where they are installed.
+"""What is measured: threading, forksafe, and other fork-safe locks where they are installed.
 
 Contract: provider(name) gives the makers of that provider's objects, or raises Absent with the reason to show. A peer
-whose names have changed is absent, never an error: its adapter is tried once, with a `with` statement.
+with changed names is absent, not an error: its makers are tried once, in a `with` statement.
 
 fastrlock   a fast RLock; says nothing about fork, so it is here for its speed
 pymongo     threading.Lock, kept in a WeakSet so that a child can reset it
@@ -62,7 +62,7 @@ def _from_pymongo() -> dict[str, Maker]:
 
 
 def _from_ddtrace() -> dict[str, Maker]:
-    os.environ.setdefault("DD_INSTRUMENTATION_TELEMETRY_ENABLED", "false")  # a benchmark is nobody's service
+    os.environ.setdefault("DD_INSTRUMENTATION_TELEMETRY_ENABLED", "false")  # a benchmark is no service
     for name in ("ddtrace.internal.threads", "ddtrace.internal.forksafe"):  # newer versions first
         try:
             module = import_module(name)
@@ -94,7 +94,7 @@ def provider(name: str) -> Provider:
         for make in makers.values() if name in PEERS else ():
             with make():
                 pass
-    except Exception as error:  # other people's internals: whatever changed, the rest is still worth measuring
+    except Exception as error:  # another project's internals: if they changed, the rest is still measured
         raise Absent(f"{description} not measured ({type(error).__name__}: {error})") from error
     return Provider(name, description, makers)
 

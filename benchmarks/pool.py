@@ -1,8 +1,8 @@
 """What taking a connection out of a pool and giving it back costs, next to other pools and to a bare list and a lock.
 
-All pools lend the same kind of object, which does nothing, and have nothing to reset or check: only the pool is
+All pools hand out the same kind of object, which does nothing, and have nothing to reset or check: only the pool is
 measured. It has what psycopg_pool asks of a connection, so that pool needs no server either. There are as many
-connections as threads, so nobody waits for one.
+connections as threads, so no thread waits for one.
 
 Peers are measured where they are installed (pip install sqlalchemy psycopg_pool psycopg dbutils).
 """
@@ -32,7 +32,7 @@ PEER_GOALS = {"sqlalchemy": "<= 0.10", "psycopg-pool": "<= 0.10", "dbutils": "<=
 
 
 class Connection:
-    """Does nothing, and can be lent by every pool here."""
+    """Does nothing, and every pool here can hand it out."""
 
     closed = False
     threadsafety = 2
@@ -57,7 +57,7 @@ class Connection:
 
 @dataclass(frozen=True)
 class Contender:
-    """A pool, and a pass of each kind of use in Python's words."""
+    """A pool, and a pass of each kind of use as Python code."""
 
     names: Mapping[str, Any]
     calls: str
@@ -118,7 +118,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def contenders(size: int) -> tuple[dict[str, Contender], list[str]]:
-    """Those there are, and what to say of the peers."""
+    """Those that are installed, and a description of each peer."""
     found, said = {}, []
     for name, make in MAKERS.items():
         peer = name in PEER_GOALS
@@ -128,7 +128,7 @@ def contenders(size: int) -> tuple[dict[str, Contender], list[str]]:
             make_loop(contender.calls, **contender.names)(size)
         except metadata.PackageNotFoundError:
             said.append(f"{name} not installed")
-        except Exception as error:  # other people's internals: whatever changed, the rest is still worth measuring
+        except Exception as error:  # another project's internals: if they changed, the rest is still measured
             if not peer:
                 raise
             found.pop(name, None)
