@@ -1,4 +1,4 @@
-"""python -m forksafe: see cli.py."""
+"""python -m forksafe: the command line."""
 
 import sys
 

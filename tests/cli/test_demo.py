@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from forksafe.cli import demo
+from forksafe.cli.main import main
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 
@@ -114,7 +115,7 @@ def test_hangs_with_threading(name: str, hanging: dict[str, subprocess.Popen[str
 
 
 def run_demo(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "forksafe.cli.demo", *arguments]
+    command = [sys.executable, "-m", "forksafe", "demo", *arguments]
     return subprocess.run(command, check=False, env=demo._environment(), capture_output=True, text=True, timeout=60)
 
 
@@ -150,7 +151,7 @@ def test_on_a_terminal(extra: dict[str, str]) -> None:
     if "NO_COLOR" not in extra:
         environment.pop("NO_COLOR", None)
     master, slave = pty.openpty()
-    command = [sys.executable, "-m", "forksafe.cli.demo", "--only", "cache", "--timeout", "1.2"]
+    command = [sys.executable, "-m", "forksafe", "demo", "--only", "cache", "--timeout", "1.2"]
     with subprocess.Popen(command, env=environment, stdin=slave, stdout=slave, stderr=slave) as process:
         os.close(slave)
         written = b""
@@ -178,7 +179,7 @@ def test_list() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--only", "nothing"], "invalid choice: 'nothing' (choose from"),
+        (["--only", "nothing"], "no such program: nothing; there are slow_log_handler, "),
         (["--timeout", "0"], "'0' is not a number of seconds from 0.1 to 60"),
         (["--timeout", "nan"], "'nan' is not a number of seconds from 0.1 to 60"),
         (["--timeout", "soon"], "'soon' is not a number of seconds from 0.1 to 60"),
@@ -186,14 +187,14 @@ def test_list() -> None:
 )
 def test_wrong_arguments(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
-        demo.main(arguments)
+        main(["demo", *arguments])
     assert end.value.code == 2
     assert message in capsys.readouterr().err
 
 
 def test_without_fork(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.delattr(os, "fork", raising=False)
-    assert demo.main([]) == 0
+    assert main(["demo"]) == 0
     assert "there is nothing to show" in capsys.readouterr().out
 
 
@@ -204,7 +205,7 @@ def test_a_program_that_fails(
     (tmp_path / "odd.py").write_text("import sys\nif sys.argv[1] == 'forksafe': sys.exit('no \\x1b[1mluck\\xe9')\n")
     monkeypatch.setattr(demo, "PROGRAMS", {"odd": "fails with forksafe alone"})
     monkeypatch.setattr(demo, "_examples", lambda: tmp_path)
-    assert demo.main(["--timeout", "30"]) == 1
+    assert main(["demo", "--timeout", "30"]) == 1
     output = capsys.readouterr().out
     assert "  forksafe   failed, status 1: no \\x1b[1mluck" in output
     assert output.isascii()
@@ -221,8 +222,8 @@ def test_nothing_is_left_behind(number: int | None, status: int, tmp_path: Path)
 
     (tmp_path / "hang.py").write_text(HANGING_PROGRAM)
     script = (
-        "import pathlib, sys; from forksafe.cli import demo; demo.PROGRAMS = {'hang': 'hangs'}; "
-        "demo._examples = lambda: pathlib.Path(sys.argv[1]); sys.exit(demo.main(sys.argv[2:]))"
+        "import pathlib, sys; from forksafe.cli import demo, main; demo.PROGRAMS = {'hang': 'hangs'}; "
+        "demo._examples = lambda: pathlib.Path(sys.argv[1]); sys.exit(main.main(['demo', *sys.argv[2:]]))"
     )
     command = [sys.executable, "-c", script, str(tmp_path), "--timeout", "1" if number is None else "60"]
     with subprocess.Popen(command, env=demo._environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:

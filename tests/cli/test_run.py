@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
+from forksafe.cli import launch
 from support.programs import hangs, python, script, succeeds
 
 RUN = ("-m", "forksafe", "run")
@@ -137,17 +139,44 @@ def test_what_cannot_be_run_fails_as_pythons_own(tmp_path, target):
         (["run", "--fast", "x.py"], "no such option: --fast"),
         (["run", "-q", "x.py"], "no such option: -q"),
         (["run", "--connections"], "a script, -m MODULE or -- COMMAND is needed"),
-        (["run", "--connections=no", "x.py"], "no such option: --connections=no"),
+        (["run", "--connections=no", "x.py"], "argument --connections: ignored explicit argument 'no'"),
         (["run", "--", "no-such-command-anywhere"], "command not found: no-such-command-anywhere"),
-        (["ruin"], "no such command: ruin"),
+        (["run", "--conn", "x.py"], "no such option: --conn"),
+        (["ruin"], "argument COMMAND: invalid choice: 'ruin'"),
         ([], "a command is needed"),
     ],
 )
 def test_bad_usage(arguments, message):
     result = python("-m", "forksafe", *arguments)
     assert result.returncode == 2
-    assert message in result.stderr
-    assert "Traceback" not in result.stderr
+    error, usage = result.stderr.splitlines()
+    assert error == f"forksafe: {arguments[0]}: {message}" if arguments[:1] == ["run"] else message in error
+    assert usage.startswith("usage: forksafe")
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "seen"),
+    [
+        (["--verbose", "look.py", "--verbose", "-h"], ["look.py", "--verbose", "-h"]),
+        (["-m", "look", "-h", "--", "x"], ["look.py", "-h", "--", "x"]),
+        (["--", sys.executable, "look.py", "--", "--connections"], ["look.py", "--", "--connections"]),
+        (["look.py", "--", "-m", "x"], ["look.py", "--", "-m", "x"]),
+        (["-c", "import look", "-a", "--help"], ["-c", "-a", "--help"]),
+        (["look.py", ""], ["look.py", ""]),
+    ],
+)
+def test_options_of_program(tmp_path, arguments, seen):
+    """What follows the program belongs to it, whatever it looks like."""
+    text = "import json, os, sys; print(json.dumps([os.path.basename(sys.argv[0]), *sys.argv[1:]]))"
+    script(tmp_path / "look.py", text)
+    assert json.loads(succeeds(python(*RUN, *arguments, cwd=tmp_path))) == seen
+
+
+def test_program_on_stdin():
+    command = [sys.executable, *RUN, "-", "--help"]
+    said = subprocess.run(command, input="import sys; print(sys.argv)", capture_output=True, text=True, timeout=30)
+    assert said.stdout == "['-', '--help']\n", said.stderr
 
 
 def test_command_that_cannot_be_executed(tmp_path):
@@ -171,7 +200,8 @@ def test_interpreter_flags_that_rule_it_out_are_said(hanging, flag):
 
 def test_help_and_version():
     assert "forksafe run" in succeeds(python("-m", "forksafe", "--help"))
-    assert "forksafe run" in succeeds(python(*RUN, "--help"))
+    for command, option in (("run", "--connections"), ("doctor", "--hang SECONDS"), ("demo", "--only NAME")):
+        assert option in succeeds(python("-m", "forksafe", command, "--help"))
     assert succeeds(python("-m", "forksafe", "--version")).startswith("forksafe 0.")
 
 
@@ -262,13 +292,13 @@ def test_a_sitecustomize_of_the_users_own_still_runs(tmp_path, hanging):
 
 def test_a_python_without_forksafe_runs_on(tmp_path):
     """A child that is another Python, where forksafe is not installed: as if nothing were."""
-    bootstrap = Path(__import__("forksafe").__file__).parent / "cli" / "bootstrap"
+    bootstrap = launch.BOOTSTRAP
+    assert os.path.exists(os.path.join(bootstrap, "sitecustomize.py"))
     code = "import threading, sys; assert 'forksafe' not in sys.modules; print(threading.Lock)"
     block = tmp_path / "usercustomize.py"
     block.write_text("")
-    environment = {"PYTHONPATH": str(bootstrap), "FORKSAFE_RUN": "1"}
     (tmp_path / "forksafe.py").write_text("raise ImportError('not here')\n")
-    environment["PYTHONPATH"] = os.pathsep.join([str(bootstrap), str(tmp_path)])
+    environment = {"PYTHONPATH": os.pathsep.join([bootstrap, str(tmp_path)]), "FORKSAFE_RUN": "1"}
     result = python("-c", code, env=environment)
     assert "forksafe" not in succeeds(result)
     assert result.stderr == ""

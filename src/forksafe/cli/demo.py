@@ -15,7 +15,6 @@ import forksafe, so what is shown is what Python does alone.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import shutil
@@ -25,11 +24,14 @@ import sys
 import tempfile
 import threading
 import time
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
-__all__ = ["main"]
+from forksafe.cli.launch import UsageError
+
+__all__ = ["demo"]
 
 PROGRAMS = {
     "slow_log_handler": "a thread is inside a slow log handler; the child logs",
@@ -48,9 +50,11 @@ _SPINNER = "|/-\\"
 _GREEN, _RED, _DIM = "32", "31", "2"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the demo and return its exit status. Raises SystemExit for --help and for wrong arguments."""
-    options = _parser().parse_args(argv)
+def demo(options: Namespace) -> int:
+    """Run the demo and return its exit status. UsageError for the name of no program."""
+    unknown = [name for name in options.only or () if name not in PROGRAMS]
+    if unknown:
+        raise UsageError(f"no such program: {unknown[0]}; there are {', '.join(PROGRAMS)}")
     if options.list:
         for name, what in PROGRAMS.items():
             print(f"{name:<18} {what}")
@@ -67,32 +71,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `forksafe demo | head -3`; what is still buffered must not fail again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="forksafe demo",
-        description="Run small programs that fork while their threads are busy, "
-        "once with threading's primitives and once with forksafe's, and tell what became of them.",
-    )
-    parser.add_argument(
-        "--timeout", type=_timeout, default=2.5, metavar="SECONDS", help="a program's time (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--only", nargs="+", action="extend", choices=PROGRAMS, metavar="NAME", help="run only these programs"
-    )
-    parser.add_argument("--list", action="store_true", help="list the programs and run none")
-    return parser
-
-
-def _timeout(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0.1 <= seconds <= 60:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0.1 to 60")
-    return seconds
 
 
 def _demo(names: Sequence[str], timeout: float) -> int:
@@ -295,7 +273,3 @@ def _print_table(results: list[list[_Run]], screen: _Screen) -> None:
     standard, ours = (sum(run.state == "ok" for run in column) for column in zip(*results, strict=True))
     print("\nA fork copies the locks, but not the threads that hold them or wait.")
     print(f"With threading {standard} of {total} programs came to a good end, with forksafe {ours} of {total}.")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

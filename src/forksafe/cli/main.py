@@ -1,148 +1,177 @@
-"""The command line: forksafe run | doctor | demo.
+"""The command line: forksafe run | doctor | demo. A command's module is imported when the command is called.
 
-run replaces this process by the program, in an environment that makes Python install forksafe before the program's
-first line: sys.argv, __main__, tracebacks and the exit status are the program's own, and its Python children are
-covered too. Errors of ours are one line on stderr and status 2.
+Guarantees: an error in the arguments is one line on stderr, followed by the usage, and exit status 2. The options of
+run and doctor stand before the program. All that follows is the program's own, options included.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
+import argparse
 import sys
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
-if TYPE_CHECKING:
-    from forksafe.patching.install import Report
+from forksafe import __version__
+from forksafe.cli.launch import UsageError
 
-__all__ = ["interpreter_flags", "main", "print_report", "python_path"]
+__all__ = ["main"]
 
-USAGE = """\
-usage: forksafe run [OPTION ...] SCRIPT [ARGUMENT ...]
-       forksafe run [OPTION ...] -m MODULE [ARGUMENT ...]
-       forksafe run [OPTION ...] -- COMMAND [ARGUMENT ...]
-       forksafe doctor [OPTION ...] SCRIPT | -m MODULE | -- COMMAND [ARGUMENT ...]
-       forksafe demo [--help]
-       forksafe --version
+_EXAMPLES = """\
+examples:
+  forksafe run app.py               the program, with locks that survive fork
+  forksafe run -- gunicorn app:app  any command; the Pythons that it starts are covered
+  forksafe doctor --hang 2 app.py   what hangs, and on what
+  forksafe demo                     what this is about
 
-run     runs a program, unmodified, with locks that survive fork: a script or a module with this
-        Python, or, after --, any command; Pythons that it starts are covered too
-          --connections  children do not share what the program connects to: they find it closed, and
-                         connect anew; not for programs that connect and then become a daemon
-          --verbose      says on stderr what was replaced, protected and left alone
-doctor  runs a program as it is, and tells on stderr what each of its forks would break, and which
-        children hang, and on what; the exit status is the program's
-          --strict       exit status 1 where there were hazards, or a child hung
-          --json FILE    the report as JSON ("-": on stdout)
-          --html FILE    the report as a page
-          --hang SECONDS how long a child is blocked before it counts as hanging (default 5)
-demo    shows six programs that hang after fork, and do not with forksafe
+forksafe COMMAND --help explains a command and its options.
 """
-_OPTIONS = {"--connections": "FORKSAFE_CONNECTIONS", "--verbose": "FORKSAFE_VERBOSE"}
-BOOTSTRAP = os.path.join(os.path.dirname(os.path.abspath(__file__)), "bootstrap")
+_PROGRAM = """\
+PROGRAM is one of
+  SCRIPT [ARGUMENT ...]      a script, with this Python
+  -m MODULE [ARGUMENT ...]   a module, with this Python
+  -- COMMAND [ARGUMENT ...]  any command
+The Pythons that it starts are covered, too. Options that follow are the program's own.
+"""
+_PROGRAM_BEGINS = ("-", "--", "-m", "-c")  # besides what does not look like an option
+_WITH_VALUE = ("--json", "--html", "--hang")
 
 
-def main(argv: list[str] | None = None) -> int:
-    arguments = sys.argv[1:] if argv is None else argv
-    command, rest = (arguments[0], arguments[1:]) if arguments else ("", [])
-    if command in ("-h", "--help", "help"):
-        print(USAGE, end="")
-        return 0
-    if command in ("-V", "--version"):
-        from forksafe import __version__
-
-        print(f"forksafe {__version__}")
-        return 0
-    if command == "demo":
-        from forksafe.cli import demo
-
-        return demo.main(rest)
-    if command == "run":
-        return _run(rest)
-    if command == "doctor":
-        from forksafe.cli import doctor
-
-        return doctor.main(rest)
-    return _refuse(f"no such command: {command}" if command else "a command is needed")
-
-
-def _refuse(problem: str) -> int:
-    print(f"forksafe: {problem}\n{USAGE.partition(chr(10) * 2)[0]}", file=sys.stderr)
-    return 2
-
-
-def _run(arguments: list[str]) -> int:
-    environment = dict(os.environ, FORKSAFE_RUN="1")
-    while arguments and arguments[0].startswith("--") and arguments[0] != "--":
-        option, *arguments = arguments
-        if option == "--help":
-            print(USAGE, end="")
-            return 0
-        if option not in _OPTIONS:
-            return _refuse(f"run: no such option: {option}")
-        environment[_OPTIONS[option]] = "1"
-    target, rest = (arguments[0], arguments[1:]) if arguments else ("", [])
-    if not target or (target == "--" and not rest):
-        return _refuse("run: a script, -m MODULE or -- COMMAND is needed")
-    if target == "-m" and not rest:
-        return _refuse("run: -m needs the name of a module")
-    if target.startswith("-") and target not in ("-", "-m", "-c", "--"):
-        return _refuse(f"run: no such option: {target}")
-    environment["PYTHONPATH"] = python_path()
-    if target == "--":
-        return _become(rest[0], rest, environment)
-    if sys.flags.ignore_environment or sys.flags.no_site:
-        return _refuse(
-            "run: needs a Python started without -I, -E and -S, which keep it from starting up with forksafe"
-        )
-    return _become(sys.executable, [sys.executable, *interpreter_flags(), *arguments], environment)
-
-
-def python_path() -> str:
-    """PYTHONPATH for a program that is to start up with forksafe."""
-    return os.pathsep.join(filter(None, [BOOTSTRAP, os.environ.get("PYTHONPATH")]))
-
-
-def _become(program: str, command: list[str], environment: dict[str, str]) -> int:
-    path = shutil.which(program)
-    if path is None:
-        return _refuse(f"run: command not found: {program}")
-    sys.stdout.flush()
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit status. SystemExit for --help, --version and wrong arguments."""
+    own, program = _split(list(sys.argv[1:] if argv is None else argv))
+    parser = _parser()
+    options, unknown = parser.parse_known_args(own, argparse.Namespace(parser=parser, program=program))
+    command_parser: _Parser = options.parser
+    if unknown:
+        command_parser.error(f"no such option: {unknown[0]}")
+    if options.command is None:
+        parser.error("a command is needed")
     try:
-        if sys.platform == "win32":  # exec there lets the shell go on before the program has ended
-            return subprocess.call(command, executable=path, env=environment)
-        os.execve(path, command, environment)
-    except OSError as error:
-        return _refuse(f"run: {program}: {error.strerror}")
+        return _call(options)
+    except UsageError as error:
+        command_parser.error(str(error))
 
 
-def interpreter_flags() -> list[str]:
-    """The options this Python was started with, which stand before `-m forksafe` or the script's name."""
-    given = sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv) + 1]
-    if given[-2:] == ["-m", "forksafe"]:
-        return given[:-2]
-    return given[:-1] if given and not given[-1].startswith("-c") and "-c" not in given else []
+def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """forksafe's own arguments; and the program with its arguments, which no parser of forksafe may see."""
+    if arguments[:1] not in (["run"], ["doctor"]):
+        return arguments, []
+    n = 1
+    while n < len(arguments) and arguments[n].startswith("-") and arguments[n] not in _PROGRAM_BEGINS:
+        n += 2 if arguments[n] in _WITH_VALUE else 1
+    return arguments[:n], arguments[n:]
 
 
-def print_report(report: Report) -> None:
-    """What install() did, on stderr."""
-    lines = [f"forksafe: pid {os.getpid()}, {len(report.replaced)} names replaced"]
-    for title, items in (
-        ("replaced", report.replaced),
-        ("existing locks exchanged", report.exchanged),
-        ("existing objects protected", report.protected),
-        ("left alone", report.left_alone),
-        ("protected when they are made", report.watched),
-        ("connections watched", report.connections),
-    ):
-        lines += [f"  {title}:"] + [f"    {item}" for item in sorted(items)] if items else []
-    print("\n".join(lines), file=sys.stderr)
+def _call(options: argparse.Namespace) -> int:
+    if options.command == "run":
+        from forksafe.cli.run import run as command
+    elif options.command == "doctor":
+        from forksafe.cli.doctor import doctor as command
+    else:
+        from forksafe.cli.demo import demo as command
+    return command(options)
 
 
-def _exit() -> NoReturn:
-    sys.exit(main())
+class _Parser(argparse.ArgumentParser):
+    def __init__(self, **more: Any) -> None:
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **more)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog.replace(' ', ': ')}: {message}\n{self.format_usage()}")
 
 
-if __name__ == "__main__":
-    _exit()
+def _parser() -> _Parser:
+    parser = _Parser(
+        prog="forksafe",
+        description="For programs that fork while they have threads.",
+        epilog=_EXAMPLES,
+    )
+    parser.add_argument("-V", "--version", action="version", version=f"forksafe {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    _add_run(commands)
+    _add_doctor(commands)
+    _add_demo(commands)
+    return parser
+
+
+def _add(commands: argparse._SubParsersAction[_Parser], name: str, what: str, more: str, usage: str) -> _Parser:
+    parser = commands.add_parser(
+        name,
+        help=what,
+        usage=f"forksafe {name} {usage}",
+        description=f"{what[0].upper()}{what[1:]}.\n{more}",
+        epilog=_PROGRAM if usage.endswith("PROGRAM") else None,
+    )
+    parser.set_defaults(parser=parser)
+    return parser
+
+
+def _add_run(commands: argparse._SubParsersAction[_Parser]) -> None:
+    parser = _add(
+        commands,
+        "run",
+        "run a program, unmodified, with locks that survive fork",
+        "Its exit status, output and tracebacks are its own.",
+        "[--connections] [--verbose] PROGRAM",
+    )
+    parser.add_argument(
+        "--connections",
+        action="store_true",
+        help="children do not share what the program connects to: they find it closed, and connect anew; "
+        "not for programs that connect and then become a daemon",
+    )
+    parser.add_argument(
+        "--verbose", action="store_true", help="report on stderr what is replaced, protected and left alone"
+    )
+
+
+def _add_doctor(commands: argparse._SubParsersAction[_Parser]) -> None:
+    parser = _add(
+        commands,
+        "doctor",
+        "report what a program's forks would break, and which children hang",
+        "The program runs as it is. The report is on stderr; the exit status is the program's.",
+        "[--strict] [--json FILE] [--html FILE] [--hang SECONDS] PROGRAM",
+    )
+    parser.add_argument("--strict", action="store_true", help="exit status 1 if there were hazards, or a child hung")
+    parser.add_argument("--json", default="", metavar="FILE", help='write the report as JSON ("-": on stdout)')
+    parser.add_argument("--html", default="", metavar="FILE", help="write the report as a page")
+    parser.add_argument(
+        "--hang",
+        type=_seconds(0.001, 1e6),
+        default=5.0,
+        metavar="SECONDS",
+        help="how long a child is blocked before it counts as hanging (default: %(default)g)",
+    )
+
+
+def _add_demo(commands: argparse._SubParsersAction[_Parser]) -> None:
+    parser = _add(
+        commands,
+        "demo",
+        "show six programs that hang after fork, and do not with forksafe",
+        "Each forks while its threads are busy, with threading's locks and with forksafe's.",
+        "[--timeout SECONDS] [--only NAME ...] [--list]",
+    )
+    parser.add_argument(
+        "--timeout",
+        type=_seconds(0.1, 60),
+        default=2.5,
+        metavar="SECONDS",
+        help="a program's time (default: %(default)s)",
+    )
+    parser.add_argument("--only", nargs="+", action="extend", metavar="NAME", help="run only these programs")
+    parser.add_argument("--list", action="store_true", help="list the programs and run none")
+
+
+def _seconds(least: float, most: float) -> Callable[[str], float]:
+    def convert(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = -1.0
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from {least:g} to {most:g}")
+        return value
+
+    return convert

@@ -1,7 +1,7 @@
-"""What Python runs at start-up in a program that `forksafe run` started, and in its Python children.
+"""What Python runs at start-up in a program that `forksafe run` or `forksafe doctor` started, and in its children.
 
-Installs forksafe before the program's first line, then runs the sitecustomize that this one hid. May be run by any
-Python, old or without forksafe: then it does nothing.
+Installs forksafe, or the doctor's agent, before the program's first line, then runs the sitecustomize that this one
+hides. Any Python may run it: in one that is old or has no forksafe it does nothing.
 """
 
 import os
@@ -10,25 +10,25 @@ import sys
 
 def _install():
     try:
-        from forksafe.patching import install as patching
+        from forksafe.patching import install
     except Exception as error:
         if os.environ.get("FORKSAFE_VERBOSE"):
             sys.stderr.write("forksafe: not installed for %s: %s\n" % (sys.executable, error))
         return
     if os.environ.get("FORKSAFE_DOCTOR"):
-        from forksafe.doctor import agent as examining
+        from forksafe.doctor import agent
 
-        examining.begin(os.environ["FORKSAFE_DOCTOR"])
+        agent.begin(os.environ["FORKSAFE_DOCTOR"])
         return
-    patching.install(connections=os.environ.get("FORKSAFE_CONNECTIONS", "0") not in ("", "0"))
+    install.install(connections=os.environ.get("FORKSAFE_CONNECTIONS", "0") not in ("", "0"))
     if os.environ.get("FORKSAFE_VERBOSE"):
-        from forksafe.cli import main as cli
+        from forksafe.cli.run import print_report
 
-        cli.print_report(patching.report())
+        print_report(install.report())
 
 
 def _go_on(here):
-    """The program sees the path, and the sitecustomize, that it would have without us."""
+    """The program gets the path, and the sitecustomize, that it has without forksafe."""
     sys.path[:] = [path for path in sys.path if os.path.abspath(path) != here]
     this = sys.modules.pop("sitecustomize")
     try:
