@@ -74,7 +74,8 @@ if TYPE_CHECKING:
     from forksafe.diagnostics.hazard import ForkHazardError, Hazard
     from forksafe.diagnostics.lock_tracking import track_locks
     from forksafe.diagnostics.scan import hazards
-    from forksafe.executors.futures import Future, InheritedFutureError
+    from forksafe.executors.futures import Future
+    from forksafe.executors.inherited import InheritedFutureError
     from forksafe.executors.process import ProcessPoolExecutor
     from forksafe.executors.thread import ThreadPoolExecutor
     from forksafe.patching.install import install, uninstall
@@ -143,7 +144,7 @@ _at_first_use = {
     "ConnectionPool": "forksafe.pool.pool",
     "PoolStats": "forksafe.pool.pool",
     "Future": "forksafe.executors.futures",
-    "InheritedFutureError": "forksafe.executors.futures",
+    "InheritedFutureError": "forksafe.executors.inherited",
     "Guard": "forksafe.diagnostics.guard",
     "ForkHazardError": "forksafe.diagnostics.hazard",
     "Hazard": "forksafe.diagnostics.hazard",

@@ -1,7 +1,7 @@
 """The exceptions and warnings of forksafe.
 
 Two are elsewhere: InheritedFutureError needs concurrent.futures, ForkHazardError carries the hazards. They are in
-executors/futures.py and diagnostics/hazard.py.
+executors/inherited.py and diagnostics/hazard.py.
 """
 
 from __future__ import annotations

@@ -59,14 +59,12 @@ else:
     from forksafe_core.pure.locks import (
         BoundedSemaphore,
         Checkout,
-        FutureState,
         Item,
         Lock,
         RLock,
         Semaphore,
         Slots,
         Waiter,
-        WorkQueue,
         atfork,
         held_across_forks,
         hold_timeout,
@@ -78,6 +76,7 @@ else:
     from forksafe_core.pure.per_process import PerProcess
 
     IMPL = "pure"
+    FutureState = WorkQueue = None  # concurrent.futures' own classes serve there
 
 __all__ = [
     "IMPL",

@@ -38,14 +38,15 @@ class ProcessPoolExecutor(process_pool.ProcessPoolExecutor):
     """What the tests look at is the standard executor inside."""
 
     def __getattr__(self, name: str) -> Any:
-        crew = self.__dict__.get("_crew")
-        if crew is None:
+        per_process = self.__dict__.get("_workers")
+        workers = per_process.peek() if per_process is not None else None
+        if workers is None:
             raise AttributeError(name)
-        return getattr(crew.inner, name)
+        return getattr(workers.inner, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "_force_shutting_down":  # from CPython 3.14 on; set as if another thread were in kill_workers()
-            self._crew.inner._force_shutting_down = value
+            self._workers.peek().inner._force_shutting_down = value
         super().__setattr__(name, value)
 
 

@@ -15,7 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 import pytest
 
 import forksafe
-from forksafe.executors.futures import InheritedFutureError
+from forksafe.executors.inherited import InheritedFutureError
 from forksafe.executors.process import ProcessPoolExecutor
 from forksafe.testing import ChildTimeout, run_in_child
 from support.processes import CONTEXT, LIMIT, Gated, ask, in_thread, linux, prepare, prepared
@@ -335,3 +335,13 @@ def test_workers_are_forked_only_by_a_single_thread():
         assert {each._popen.method for each in executor._processes.values()} == {"forkserver"}
         go.set()
         thread.join()
+
+
+def test_repr_counts():
+    """Workers, queued and running tasks, and whether it takes more."""
+    with ProcessPoolExecutor(1) as executor:
+        assert repr(executor).startswith("<forksafe.ProcessPoolExecutor workers=0/1 queued=0 running=0 at 0x")
+        assert executor.submit(pow, 2, 5).result(LIMIT) == 32
+        assert " workers=1/1 queued=0 " in repr(executor)
+        assert " workers=0/1 queued=0 running=0 at 0x" in run_in_child(lambda: repr(executor))
+    assert " queued=0 running=0 closed at 0x" in repr(executor)

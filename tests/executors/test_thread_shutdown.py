@@ -179,3 +179,26 @@ def test_default_executor_of_asyncio(executor):
         return await asyncio.gather(*(asyncio.to_thread(pow, 2, n) for n in range(50)))
 
     assert asyncio.run(main()) == [2**n for n in range(50)]
+
+
+def test_repr_counts():
+    """Workers, queued and running tasks, and whether it takes more."""
+    started, go = threading.Event(), threading.Event()
+    executor = forksafe.ThreadPoolExecutor(1)
+    assert " workers=0/1 queued=0 running=0 at 0x" in repr(executor)
+    executor.submit(lambda: started.set() or go.wait(10))
+    executor.submit(print)
+    assert started.wait(10)
+    try:
+        assert repr(executor).startswith("<forksafe.ThreadPoolExecutor workers=1/1 queued=1 running=1 at 0x")
+        assert " workers=0/1 queued=0 running=0 at 0x" in run_in_child(lambda: repr(executor))
+        executor.shutdown(wait=False, cancel_futures=True)
+        assert " queued=0 running=1 closed at 0x" in repr(executor)
+    finally:
+        go.set()
+
+
+def test_repr_broken():
+    executor = forksafe.ThreadPoolExecutor(1, initializer=lambda: 1 / 0)
+    executor.submit(print).exception(10)
+    assert " broken at 0x" in repr(executor)

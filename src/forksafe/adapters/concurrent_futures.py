@@ -22,7 +22,7 @@ from types import FrameType
 from typing import Any
 
 from forksafe.adapters.registry import drained, register_adapter
-from forksafe.atfork.child_exit import end_process, end_with_thread
+from forksafe.atfork.child_exit import end_with_thread
 from forksafe.atfork.disowning import disown_threads
 from forksafe_core import atfork
 
@@ -65,11 +65,13 @@ class _End:
         self.future = future
 
     def run(self, *context: Any) -> None:
-        end_process(self.future.exception() if self.future is not None and self.future.done() else None)
+        from forksafe.executors.inherited import end_with_task
+
+        end_with_task(self.future)
 
 
 def _renew(executor: Any) -> None:
-    from forksafe.executors.futures import settle_inherited
+    from forksafe.executors.inherited import settle
 
     threads, work, running = executor._threads, executor._work_queue, vars(executor).pop(_KEPT, {})
     for each in (threads, work, list(threads)):
@@ -83,11 +85,11 @@ def _renew(executor: Any) -> None:
     waiting = [getattr(item, "future", None) for item in drained(work)]
     for future in [*waiting, *running.values()]:
         if future is not None:
-            settle_inherited(future)
+            settle(future)
     if threading.current_thread() in threads:
         end_with_thread(threading.current_thread())
         if own is not None:
-            settle_inherited(own, is_here=True)
+            settle(own, is_here=True)
         work.put(_End(own))
 
 

@@ -20,7 +20,7 @@ __all__: list[str] = []
 
 
 def _abandon(executor: Any) -> None:
-    from forksafe.executors.futures import settle_inherited
+    from forksafe.executors.inherited import settle
 
     atfork.keep_alive(dict(vars(executor)))
     manager, pending = executor._executor_manager_thread, executor._pending_work_items
@@ -31,7 +31,7 @@ def _abandon(executor: Any) -> None:
     executor._shutdown_lock = executor._flags.shutdown_lock = threading.Lock()
     executor._flags.shutdown = True
     for item in pending.values():
-        settle_inherited(item.future)
+        settle(item.future)
 
 
 for _module in LOKY:

@@ -89,7 +89,7 @@ def _set_up(executor: Any, lock: _FirstUse) -> None:
 
 
 def _renew_executor(executor: Any) -> None:
-    from forksafe.executors.futures import settle_inherited
+    from forksafe.executors.inherited import settle
 
     before = dict(vars(executor))
     atfork.keep_alive(before)
@@ -102,7 +102,7 @@ def _renew_executor(executor: Any) -> None:
     executor._pending_work_items = {}
     executor._shutdown_lock = _FirstUse(executor)
     for item in list(before["_pending_work_items"].values()):
-        settle_inherited(item.future)
+        settle(item.future)
 
 
 def _managers_of(executor: Any) -> list[Any]:
@@ -169,12 +169,9 @@ def _set_up_first(pool: Any) -> Callable[[], None]:
 
 def _fail(result: Any) -> None:
     """An AsyncResult, MapResult or IMapIterator: this thread may be waiting for it, in a signal handler that forked."""
-    from forksafe.executors.futures import InheritedFutureError
+    from forksafe.executors.inherited import result_error
 
-    error = InheritedFutureError(
-        "this result was not ready when the process forked: it is the parent's, and is not made a second time in the "
-        "child. Call the pool in the child if it is wanted there"
-    )
+    error = result_error()
     result._pool = None
     if hasattr(result, "_event"):
         result._event._cond._lock._at_fork_reinit()

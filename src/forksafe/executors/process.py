@@ -1,14 +1,14 @@
 """ProcessPoolExecutor: concurrent.futures' for programs that fork.
 
 Guarantees: it is one, for isinstance() and for asyncio. In a child it starts anew at the first submit(), with workers
-of the child's own; what the parent had submitted is the parent's, and its futures have failed there unless they were
-done (futures.py). A child never waits for what its parent owns, sends nothing to it and signals none of its workers,
-neither by shutdown() nor at its exit. The workers do not outlive their owner, however it ends (processes.py). With
-restart=True a set of workers that has broken is replaced at the next submit().
+of the child's own; what the parent had submitted belongs to the parent (inherited.py). A child never waits for what its
+parent owns, sends nothing to it and signals none of its workers, neither by shutdown() nor at its exit. The workers do
+not outlive their owner, however it ends (processes/parent_death.py). With restart=True a set of workers that has broken
+is replaced at the next submit().
 
-Why that survives fork: all that belongs to one process is a standard executor, which this one owns. It is replaced as a
-whole, and the one that a child inherited is kept for good: were it freed, it would take locks that vanished threads
-hold, and wake the parent's.
+Why that survives fork: all that belongs to one process is a standard executor, which is PerProcess and is replaced as a
+whole. The inherited one is kept alive for good: its finaliser would take locks that vanished threads hold, and wake the
+parent's threads.
 
 Where there is no fork, submit() returns the standard executor's own futures.
 
@@ -31,10 +31,11 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from forksafe.atfork.child_exit import end_process
 from forksafe.atfork.disowning import disown_processes, disown_threads
 from forksafe.atfork.hooks import register_at_fork
-from forksafe.executors.futures import Future, InheritedFutureError
+from forksafe.executors.futures import Future
+from forksafe.executors.inherited import InheritedFutureError
 from forksafe.locks import Lock
 from forksafe.processes.process import Context, Process, get_start_method, method_without_fork
-from forksafe_core import atfork
+from forksafe_core import PerProcess, atfork
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,8 +57,8 @@ class ProcessPoolExecutor(_StandardExecutor):
     restart: when a worker has died, all that was submitted fails with BrokenProcessPool as in the standard one; with
     restart=True the next submit() starts a new set of workers, instead of failing for good.
 
-    In a child it can be used at once, with workers of its own. What the parent had submitted is the parent's; here its
-    futures have failed with InheritedFutureError.
+    A child can use it at once, with workers of its own. What the parent had submitted belongs to the parent; in the
+    child its futures have failed with InheritedFutureError.
     """
 
     __module__ = "forksafe"
@@ -78,16 +79,15 @@ class ProcessPoolExecutor(_StandardExecutor):
         if not isinstance(restart, bool):
             raise TypeError(f"restart takes True, for new workers when some have died, or False, not {restart!r}")
         if isinstance(mp_context, Context):
-            mp_context = None  # the workers' is that, and more
+            mp_context = None  # that of the workers includes it
         _check_tasks(max_tasks_per_child, mp_context)
-        self._mp_context: Any = mp_context
-        self._initializer: Any = initializer
-        self._initargs = initargs
-        self._max_tasks_per_child = max_tasks_per_child
+        more = {} if max_tasks_per_child is None else {"max_tasks_per_child": max_tasks_per_child}
+        # Not a method: an executor that nothing refers to is freed at once.
+        self._start = functools.partial(_start, self._max_workers, mp_context, initializer, initargs, more)
         self._restart = restart
         self._lock = Lock()
         self._shutdown = False
-        self._crew: _Crew | None = None
+        self._workers = PerProcess(self._start)
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Have fn(*args, **kwargs) called by one of the workers; returns a Future for what it returns.
@@ -95,14 +95,14 @@ class ProcessPoolExecutor(_StandardExecutor):
         RuntimeError after shutdown(). BrokenProcessPool when a worker has died or the initializer has failed, unless
         the executor was made with restart=True.
         """
-        crew = self._current()
+        workers = self._current()
         try:
-            task = crew.inner.submit(fn, *args, **kwargs)
+            task = workers.inner.submit(fn, *args, **kwargs)
         except BrokenProcessPool:
             if not self._restart:
                 raise
-            task = self._current(instead_of=crew).inner.submit(fn, *args, **kwargs)
-            crew.shutdown(False, False)  # so that it is not kept for longer than its thread lives
+            task = self._current(instead_of=workers).inner.submit(fn, *args, **kwargs)
+            workers.shutdown(False, False)  # so that it is not kept for longer than its thread lives
         if not _FORKS:
             return task  # type: ignore[return-value]  # what a Future is there, too
         future = _TaskFuture(task)
@@ -115,13 +115,11 @@ class ProcessPoolExecutor(_StandardExecutor):
 
         In a child nothing of the parent's is waited for, and the parent's executor stays as it is.
         """
-        with self._lock:
-            self._shutdown = True
-            crew = self._crew
-        if crew is not None and not crew.inherited:
-            crew.shutdown(wait, cancel_futures)
-            if crew.ended:
-                self._crew = None  # what it still refers to is of no use to anybody
+        workers = self._close()
+        if workers is not None:
+            workers.shutdown(wait, cancel_futures)
+            if workers.ended:
+                self._workers = PerProcess(self._start)  # frees what the workers still refer to
 
     if sys.version_info >= (3, 14):
 
@@ -134,41 +132,44 @@ class ProcessPoolExecutor(_StandardExecutor):
             self._end_workers("kill_workers")
 
     def _end_workers(self, how: str) -> None:
+        workers = self._close()
+        if workers is not None:
+            workers.note()
+            getattr(workers.inner, how)()
+
+    def _close(self) -> ProcessGeneration | None:
         with self._lock:
             self._shutdown = True
-            crew = self._crew
-        if crew is not None and not crew.inherited:
-            crew.note()
-            getattr(crew.inner, how)()
+            return self._workers.peek()
 
     @property
     def _processes(self) -> dict[int, Any]:  # type: ignore[override]  # what others look at
-        crew = self._crew
-        return {} if crew is None or crew.inherited else dict(crew.processes)
+        workers = self._workers.peek()
+        return {} if workers is None else dict(workers.processes)
 
-    def _current(self, instead_of: _Crew | None = None) -> _Crew:
-        atfork.generation()  # in a child hooks may be due
+    def _current(self, instead_of: ProcessGeneration | None = None) -> ProcessGeneration:
         with self._lock:
             if self._shutdown:
                 raise RuntimeError("cannot schedule new futures after shutdown")
-            crew = self._crew
-            if crew is None or crew.inherited or crew is instead_of:
-                crew = self._crew = _Crew(self._new_inner())
-            return crew
+            if instead_of is not None and self._workers() is instead_of:
+                self._workers = PerProcess(self._start)
+            return self._workers()
 
-    def _new_inner(self) -> _StandardExecutor:
-        more: Any = {}
-        if self._max_tasks_per_child is not None:
-            more["max_tasks_per_child"] = self._max_tasks_per_child
-        may_fork = not more and get_start_method() == "fork"
-        context = self._mp_context or _WorkerContext(may_fork)
-        return _StandardExecutor(self._max_workers, context, self._initializer, self._initargs, **more)
+    def __repr__(self) -> str:
+        workers = self._workers.peek()
+        queued, running, broken = workers.counts() if workers is not None else (0, 0, False)
+        state = " broken" if broken else " closed" if self._shutdown else ""
+        return (
+            f"<forksafe.{type(self).__name__} workers={len(self._processes)}/{self._max_workers} queued={queued} "
+            f"running={running}{state} at {id(self):#x}>"
+        )
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         # At the interpreter's end the module's names may be gone, and all workers have ended.
-        crew = self.__dict__.get("_crew")
-        if crew is not None and not is_finalizing() and not crew.inherited:
-            crew.shutdown(False, False)
+        per_process = self.__dict__.get("_workers")
+        workers = per_process.peek() if per_process is not None and not is_finalizing() else None
+        if workers is not None:
+            workers.shutdown(False, False)
 
     def __reduce__(self) -> Any:
         raise TypeError("a ProcessPoolExecutor cannot be pickled or copied: make one in each process, or fork")
@@ -193,20 +194,20 @@ class _WorkerContext(Context):
         return process
 
 
-class _Crew:
-    """What an executor has in one process: a standard executor, and what a child must know of it."""
+class ProcessGeneration:
+    """The workers of one process: a standard executor, and what a child must know of it."""
 
     def __init__(self, inner: _StandardExecutor) -> None:
         self._manager: Any = None  # first, so that it goes before the executor, which would wake it once more
         self._processes: Any = None
         self.inner = inner
-        self.generation = atfork.generation()
-        _crews.difference_update([crew for crew in list(_crews) if crew.ended])
-        _crews.add(self)
+        self._generation = atfork.generation()
+        _alive.difference_update([each for each in list(_alive) if each.ended])
+        _alive.add(self)
 
     @property
     def inherited(self) -> bool:
-        return self.generation != atfork.generation()
+        return self._generation != atfork.generation()
 
     @property
     def manager(self) -> threading.Thread | None:
@@ -221,15 +222,29 @@ class _Crew:
     def ended(self) -> bool:
         return self._manager is not None and not self._manager.is_alive()
 
+    def counts(self) -> tuple[int, int, bool]:
+        """How many tasks wait, how many run or are on their way to a worker, and whether the workers are broken."""
+        inner: Any = self.inner
+        tasks = [item.future for item in list((inner._pending_work_items or {}).values())]
+        running = sum(task.running() for task in tasks)
+        return len(tasks) - running, running, bool(inner._broken)
+
     def note(self) -> None:
-        """What the standard executor forgets when it is shut down."""
+        """Remember what the standard executor forgets when it is shut down."""
         self._manager, self._processes = self.manager, self.processes
 
     def shutdown(self, wait: bool, cancel_futures: bool) -> None:
         self.note()
         self.inner.shutdown(wait, cancel_futures=cancel_futures)
         if self.ended:
-            _crews.discard(self)
+            _alive.discard(self)
+
+
+def _start(
+    max_workers: int, mp_context: Any, initializer: Any, initargs: tuple[Any, ...], more: dict[str, Any]
+) -> ProcessGeneration:
+    context = mp_context or _WorkerContext(may_fork=not more and get_start_method() == "fork")
+    return ProcessGeneration(_StandardExecutor(max_workers, context, initializer, initargs, **more))
 
 
 class _TaskFuture(Future[T]):
@@ -284,17 +299,17 @@ def _finish(future: _TaskFuture[T], generation: int, task: _StandardFuture[T]) -
         raise error
 
 
-_crews: set[_Crew] = set()  # keeps those that have been shut down until their threads have ended
+_alive: set[ProcessGeneration] = set()  # also those that have been shut down, until their threads have ended
 
 
 def _after_in_child() -> None:
-    global _crews
-    inherited = {crew for crew in _crews if crew.inherited}
-    _crews = _crews - inherited
-    for crew in inherited:
-        atfork.keep_alive(crew)
-        disown_threads([crew.manager])
-        disown_processes(crew.processes.values())
+    global _alive
+    inherited = {each for each in _alive if each.inherited}
+    _alive = _alive - inherited
+    for each in inherited:
+        atfork.keep_alive(each)
+        disown_threads([each.manager])
+        disown_processes(each.processes.values())
 
 
 def _checked_workers(max_workers: int | None) -> int:

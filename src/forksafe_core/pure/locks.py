@@ -14,19 +14,16 @@ from threading import local
 from typing import Any, final
 
 from forksafe_core.pure.checkout import Checkout, Item, Slots, Waiter
-from forksafe_core.pure.futures import FutureState, WorkQueue
 
 __all__ = [
     "BoundedSemaphore",
     "Checkout",
-    "FutureState",
     "Item",
     "Lock",
     "RLock",
     "Semaphore",
     "Slots",
     "Waiter",
-    "WorkQueue",
     "atfork",
     "held_across_forks",
     "hold_timeout",
