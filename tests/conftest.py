@@ -35,6 +35,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("server")
 
 
+def pytest_collection_finish() -> None:
+    """What exists now stays: collections here and in each forked child need not go through it, or copy it."""
+    gc.collect()
+    gc.freeze()
+
+
 SHAPES_OUTPUT = (
     "CI", "BUILD_NUMBER", "COLUMNS", "FORCE_COLOR", "NO_COLOR", "PY_COLORS", "PYTHON_COLORS",
     "PYTEST_ADDOPTS", "PYTHONUNBUFFERED",

@@ -13,7 +13,8 @@ import time
 import pytest
 
 import forksafe
-from forksafe.testing import ChildTimeout, run_in_child
+from forksafe.testing import run_in_child
+from support.hangs import assert_child_hangs
 from support.threads import threads
 
 MAKERS = {
@@ -55,8 +56,7 @@ def test_control_unprotected_it_hangs(kind, busy):
     make, enter, leave = MAKERS[kind]
     obj = make()
     busy(enter(obj), leave(obj))
-    with pytest.raises(ChildTimeout):
-        run_in_child(lambda: bool(USES[kind](obj)) or True, 0.4, c_stacks=False)
+    assert_child_hangs(lambda: bool(USES[kind](obj)) or True, "test_protect.py")
 
 
 def test_unprotect(busy):

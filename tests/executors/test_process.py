@@ -17,7 +17,8 @@ import pytest
 import forksafe
 from forksafe.executors.inherited import InheritedFutureError
 from forksafe.executors.process import ProcessPoolExecutor
-from forksafe.testing import ChildTimeout, run_in_child
+from forksafe.testing import run_in_child
+from support.hangs import assert_child_hangs
 from support.processes import CONTEXT, LIMIT, Gated, ask, in_thread, linux, prepare, prepared
 
 Standard = concurrent.futures.ProcessPoolExecutor
@@ -59,8 +60,7 @@ def test_child_uses_it(executor, fork):
 def test_control_the_standard_one_hangs():
     with Standard(1, mp_context=CONTEXT) as executor:
         assert executor.submit(pow, 2, 5).result(LIMIT) == 32
-        with pytest.raises(ChildTimeout):
-            run_in_child(lambda: executor.submit(pow, 2, 6).result(), 1)
+        assert_child_hangs(lambda: executor.submit(pow, 2, 6).result(), "in result")
 
 
 def test_never_used_in_the_parent(fork):

@@ -15,8 +15,9 @@ import threading
 import pytest
 
 from forksafe import InheritedConnectionError, PoolClosed
-from forksafe.testing import ChildTimeout, run_in_child
+from forksafe.testing import run_in_child
 from support.echo_pool import SIZE, assert_dead, uses_its_own
+from support.hangs import assert_child_hangs
 from support.pools import LIMIT, in_thread, wait_for_waiters, wait_until
 from support.threads import threads
 
@@ -228,8 +229,7 @@ def test_control_lent_to_another_thread(server, busy):
     naive = NaivePool(server.connect, 1)
     conns = []
     busy(lambda: conns.append(naive.getconn()), lambda: naive.putconn(conns[0]))
-    with pytest.raises(ChildTimeout):
-        run_in_child(lambda: naive.getconn().number, 0.5, c_stacks=False)
+    assert_child_hangs(lambda: naive.getconn().number, "queue.py")
 
 
 def test_control_sqlalchemy(server):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
+import time
 from pathlib import Path
+from typing import Any
 
 TESTS = str(Path(__file__).resolve().parent.parent)
+WITH_STACKS = {"PYTHONFAULTHANDLER": "1"}  # SIGABRT has a program and its children write their stacks
 
 
 def path_with_tests(*more: str) -> dict[str, str]:
@@ -17,20 +20,27 @@ def path_with_tests(*more: str) -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join(filter(None, [TESTS, *more, os.environ.get("PYTHONPATH")]))}
 
 
-def python(*arguments: str, timeout: float = 30, **more: object) -> subprocess.CompletedProcess[str]:
-    """This interpreter, run with arguments, in a session of its own that is killed as a whole when time is up."""
-    environment = {**os.environ, **more.pop("env", {})}  # type: ignore[dict-item]
-    process = subprocess.Popen(
-        [sys.executable, *arguments],
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        start_new_session=True, env=environment, **more,  # type: ignore[call-overload]
+def _start(arguments: tuple[str, ...], env: dict[str, str], **more: Any) -> subprocess.Popen[str]:
+    """This interpreter, in a session of its own."""
+    return subprocess.Popen(
+        [sys.executable, *arguments], stdin=subprocess.DEVNULL, text=True,
+        start_new_session=True, env={**os.environ, **WITH_STACKS, **env}, **more,
     )  # fmt: skip
+
+
+def python(
+    *arguments: str, timeout: float = 30, env: dict[str, str] | None = None, **more: Any
+) -> subprocess.CompletedProcess[str]:
+    """This interpreter, run with arguments; when time is up its whole session is ended, after its stacks."""
+    from support.hangs import abort_tree  # here: the programs that import `support` do without
+
+    process = _start(arguments, env or {}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **more)
     try:
         out, err = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
+        abort_tree(process.pid)
         out, err = process.communicate()
-        raise AssertionError(f"hung for more than {timeout} s\nstdout: {out[-4000:]}\nstderr: {err[-4000:]}") from None
+        raise AssertionError(f"hung for more than {timeout} s\nstdout: {out[-4000:]}\nstderr: {err[-8000:]}") from None
     return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
 
@@ -45,11 +55,24 @@ def succeeds(result: subprocess.CompletedProcess[str]) -> str:
     return result.stdout
 
 
-def hangs(*arguments: str, timeout: float = 1.5, **more: object) -> bool:
-    """The negative control: does the program hang?"""
-    try:
-        result = python(*arguments, timeout=timeout, **more)
-    except AssertionError:
-        return True
-    assert result.returncode == 0, result.stderr
-    return False
+def hangs(*arguments: str, at: str = "", timeout: float = 3, env: dict[str, str] | None = None, **more: Any) -> bool:
+    """The negative control: does the program hang, in what `at` names? It talks to no process outside its session.
+
+    timeout: seconds after which a program counts as hanging whose state does not say it.
+    """
+    from support.hangs import abort_tree, wait_until_stuck
+
+    with tempfile.TemporaryFile("w+") as said:
+        process = _start(arguments, env or {}, stdout=said, stderr=said, **more)
+        try:
+            deadline = time.monotonic() + timeout
+            stuck = wait_until_stuck(process.pid, timeout, lambda: process.poll() is not None)
+            hung = stuck or (time.monotonic() >= deadline and process.poll() is None)
+        finally:
+            abort_tree(process.pid)
+            status = process.wait()
+        said.seek(0)
+        text = said.read()
+    assert hung or status == 0, f"status {status}\n{text}"
+    assert not hung or at in text, f"it hangs elsewhere:\n{text[-8000:]}"
+    return hung
