@@ -19,6 +19,7 @@ from forksafe.executors.inherited import InheritedFutureError
 from forksafe.executors.process import ProcessPoolExecutor
 from forksafe.testing import run_in_child
 from support.hangs import assert_child_hangs
+from support.process_targets import fork_and_prepare, told, use_a_pool
 from support.processes import CONTEXT, LIMIT, Gated, ask, in_thread, linux, prepare, prepared
 
 Standard = concurrent.futures.ProcessPoolExecutor
@@ -79,11 +80,6 @@ def test_grandchild_and_worker_thread(executor):
     assert in_thread(use) == 64
 
 
-def use_a_pool(connection):
-    with ProcessPoolExecutor(1) as executor:
-        connection.send(executor.submit(pow, 2, 6).result(LIMIT))
-
-
 def test_in_a_daemonic_process():
     assert ask(use_a_pool, daemon=True)[1] == 64
 
@@ -98,16 +94,6 @@ def test_each_worker_is_initialised():
         childs = run_in_child(child, LIMIT)
     assert all(good for good, _ in own | childs)
     assert not {pid for _, pid in own} & {pid for _, pid in childs}
-
-
-def fork_and_prepare():
-    prepare(told=run_in_child(lambda: os.getppid(), LIMIT))
-
-
-def told():
-    from support.processes import _worker
-
-    return _worker["told"] == os.getpid()
 
 
 def test_an_initializer_that_forks():

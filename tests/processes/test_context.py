@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import ctypes
 import multiprocessing
 import os
@@ -15,6 +14,7 @@ import pytest
 from forksafe.processes import process as processes
 from forksafe.processes.process import get_context, get_start_method
 from forksafe.testing import run_in_child
+from support.process_targets import have_children, hold, lock, start_one, take_lock, use_context
 from support.processes import CONTEXT, LIMIT, LINUX, Among, answer, ask, in_thread, linux
 
 
@@ -166,14 +166,6 @@ def test_nothing_stays_open():
     assert run_in_child(child, LIMIT)
 
 
-lock = threading.Lock()
-
-
-def take_lock(connection):
-    with lock:
-        connection.send(os.getpid())
-
-
 CONTEXTS = {"forksafe": lambda: CONTEXT, "the control": lambda: multiprocessing.get_context("fork")}
 
 
@@ -195,47 +187,6 @@ def test_a_lock_that_a_thread_holds(name, busy):
 # What contexts are used for
 
 
-def square(number):
-    return number * number
-
-
-def use_everything(queue, simple, joinable, event, barrier, condition, semaphore, bounded, value, array, shared):
-    with condition, semaphore, bounded:
-        value.value += 1
-        array[0] += 1
-        shared["pid"] = os.getpid()
-    queue.put(os.getpid())
-    simple.put(os.getpid())
-    joinable.get()
-    joinable.task_done()
-    event.set()
-    barrier.wait(LIMIT)
-
-
-def use_context():
-    with CONTEXT.Manager() as manager:
-        shared, joinable = manager.dict(), CONTEXT.JoinableQueue()
-        queue, simple, event, barrier = CONTEXT.Queue(), CONTEXT.SimpleQueue(), CONTEXT.Event(), CONTEXT.Barrier(2)
-        value, array = CONTEXT.Value("i", 1), CONTEXT.Array("i", [1, 2])
-        locks = CONTEXT.Condition(CONTEXT.RLock()), CONTEXT.Semaphore(1), CONTEXT.BoundedSemaphore(1)
-        everything = (queue, simple, joinable, event, barrier, *locks, value, array, shared)
-        process = CONTEXT.Process(target=use_everything, args=everything)
-        joinable.put(1)
-        process.start()
-        assert queue.get(timeout=LIMIT) == simple.get() == process.pid
-        assert event.wait(LIMIT)
-        joinable.join()
-        barrier.wait(LIMIT)
-        process.join(LIMIT)
-        assert (process.exitcode, value.value, array[0], shared["pid"]) == (0, 2, 2, process.pid)
-        queue.close()
-        queue.join_thread()
-    with CONTEXT.Pool(2) as pool:
-        assert pool.map(square, range(5)) == [0, 1, 4, 9, 16]
-    with concurrent.futures.ProcessPoolExecutor(2, mp_context=CONTEXT) as pool:
-        assert list(pool.map(square, range(5))) == [0, 1, 4, 9, 16]
-
-
 def test_used_everywhere_from_one_thread():
     run_in_child(use_context, LIMIT)
 
@@ -250,11 +201,6 @@ def test_used_everywhere_among_threads():
 
 def test_used_everywhere_in_a_worker_thread():
     in_thread(use_context)
-
-
-def hold(connection, given):
-    with given:
-        connection.send("held")
 
 
 @pytest.mark.parametrize("name", list(CONTEXTS))
@@ -273,19 +219,6 @@ def test_a_lock_made_before_the_threads(name):
             run_in_child(child, LIMIT)
 
 
-# Daemonic processes have children
-
-
-def have_children(connection, context):
-    try:
-        process = context.Process(target=int)
-        process.start()
-        process.join(LIMIT)
-        connection.send(process.exitcode)
-    except AssertionError as error:
-        connection.send(str(error))
-
-
 def test_a_daemonic_process_has_children():
     method, said = ask(have_children, CONTEXT, daemon=True)
     assert (method, said) == ("forkserver" if threading.active_count() > 1 or not LINUX else method, 0)
@@ -295,13 +228,6 @@ def test_a_daemonic_process_has_children():
 def test_control_the_standard_ones_have_none():
     said = ask(have_children, multiprocessing.get_context("spawn"), daemon=True)[1]
     assert said == "daemonic processes are not allowed to have children"
-
-
-def start_one(_):
-    process = CONTEXT.Process(target=int)
-    process.start()
-    process.join(LIMIT)
-    return process.exitcode
 
 
 def test_the_workers_of_a_standard_pool_have_children():
