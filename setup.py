@@ -20,10 +20,12 @@ SOURCES = {
     "_locks": [*LOCK_WORD, NATIVE + "fast_new.c", NATIVE + "lock_tracking.c"],
     "_local": [],
     "_per_process": [],
-    "_checkout": [NATIVE + "parking.c", NATIVE + "context_methods.c"],
+    "_slots": [NATIVE + "parking.c"],
+    "_checkout": [NATIVE + "context_methods.c"],
     "_futures": [*LOCK_WORD, NATIVE + "semaphore_word.c"],
     "_semaphores": [*LOCK_WORD, NATIVE + "semaphore_word.c", NATIVE + "permits.c"],
 }
+PURE = {"_slots", "_checkout"}  # compiled from pure/, which is also what runs where nothing is compiled
 
 ADVICE = """
 forksafe: its compiled core could not be built, and a platform with fork needs it.
@@ -65,7 +67,7 @@ def extensions():
     modules = [
         Extension(
             f"forksafe_core.{name}",
-            [f"{HERE}{name}.pyx", *sources],
+            [f"{HERE}pure/{name[1:]}.py" if name in PURE else f"{HERE}{name}.pyx", *sources],
             include_dirs=[NATIVE],
             extra_compile_args=FLAGS,
             extra_link_args=os.environ.get("FORKSAFE_LDFLAGS", "").split(),
@@ -80,7 +82,10 @@ def extensions():
         "freethreading_compatible": True,
         "binding": False,
     }
-    return cythonize(modules, build_dir="build/cython", include_path=["src"], compiler_directives=directives)
+    options = {"build_dir": "build/cython", "include_path": ["src"], "compiler_directives": directives}
+    pure = [module for module in modules if module.name.rpartition(".")[2] in PURE]
+    others = [module for module in modules if module not in pure]
+    return cythonize(others, **options) + cythonize(pure, force=True, **options)  # it overlooks changes of their .pxd
 
 
 setup(

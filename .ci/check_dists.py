@@ -17,11 +17,12 @@ def names_of(path: str) -> set[str]:
 
 def problems(path: str) -> list[str]:
     names = names_of(path)
-    modules = ("_atfork", "_checkout", "_futures", "_local", "_locks", "_per_process", "_semaphores")
+    modules = ("_atfork", "_checkout", "_futures", "_local", "_locks", "_per_process", "_semaphores", "_slots")
     if path.endswith(".whl"):
         needed = {"forksafe/py.typed", "forksafe_core/py.typed", "forksafe/cli/bootstrap/sitecustomize.py"}
         needed |= {f"forksafe_core/{name}.pyi" for name in modules} | {
             "forksafe_core/_locks.pxd",
+            "forksafe_core/pure/slots.py",
             "forksafe/examples/cache.py",
         }
         compiled = [name for name in names if name.endswith(".so")]
@@ -34,7 +35,9 @@ def problems(path: str) -> list[str]:
             "tests/conftest.py",
             "pyproject.toml",
         }
-        needed |= {f"src/forksafe_core/{name}.pyx" for name in modules} | {
+        pure = {"_checkout", "_slots"}
+        needed |= {f"src/forksafe_core/{name}.pyx" for name in set(modules) - pure} | {
+            *(f"src/forksafe_core/pure/{name[1:]}.py" for name in pure),
             "benchmarks/__main__.py",
             "examples/cache.py",
         }

@@ -27,7 +27,7 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(_?threading|concurrent\.futures|multiprocessing|contextlib|collections|typing|types|logging)(\..*)?"),
     # Type variables and aliases, which are explained where they are used.
     (r"py:class", r"(forksafe\..*\.)?_?[A-Z](_co)?|P\.(kw)?args"),
-    (r"py:class", r"(forksafe\..*\.)?(_Hook|_Decorator|Fds|Terms|Context|BaseContext|Busy|Lease)"),
+    (r"py:class", r"(forksafe\..*\.)?(_Hook|_Decorator|Fds|OwnershipPolicy|Context|BaseContext|Busy|Checkout)"),
     (r"py:.*", r"(Runtime|Timeout)(Error|Warning)|BrokenExecutor|Callable|Iterable|Iterator|Sequence|Mapping"),
 ]
 myst_heading_anchors = 3

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 import forksafe
-from forksafe_core import Item, Slots, Waiter, atfork, set_recorder
+from forksafe_core import Entry, Slots, Waiter, atfork, set_recorder
 
 ROUNDS = 4
 
@@ -111,10 +111,10 @@ def use_local_in_thread() -> None:
 def use_slots() -> None:
     slots = Slots(0, 2)
     waiter = Waiter()
-    slots.ask(waiter)
-    slots.withdraw(waiter)
+    slots.enqueue(waiter)
+    slots.cancel(waiter)
     slots.reserve([])
-    slots.add(Item(object()))
+    slots.add(Entry(object()))
     slots.figures()
     slots.snapshot()
     slots.close()
@@ -177,7 +177,7 @@ TURNS: dict[str, Callable[[], None]] = {
     "Condition": use_condition,
     "local": use_local,
     "local in a thread": use_local_in_thread,
-    "Slots, Item, Waiter": use_slots,
+    "Slots, Entry, Waiter": use_slots,
     "ConnectionPool": use_pool,
     "descriptors": use_descriptors,
     "recorder": use_recorder,

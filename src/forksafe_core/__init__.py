@@ -19,10 +19,8 @@ _local.pyx           local
 _per_process.pyx     PerProcess
 _futures.pyx         futures, and the queue between an executor and its threads
 future_state.pxi, work_queue.pxi  the two
-_checkout.pyx        things that are lent and come back: what a pool is made of
-slots.pxi            their state in one generation
+_slots, _checkout    the state of a pool; compiled from pure/slots.py and pure/checkout.py
 _pure.py             the same names where there is no fork
-_pure_checkout.py, _pure_futures.py  of these, what _checkout and _futures have
 
 IMPL is "compiled" where there is fork, else "pure". A platform with fork has no fallback: locks that only look
 fork-safe would be worse than an error.
@@ -34,7 +32,7 @@ TYPE_CHECKING = False  # importing typing takes longer than all the rest
 if TYPE_CHECKING or hasattr(_os, "fork"):  # type checkers see the compiled core everywhere
     try:
         import forksafe_core._atfork as atfork
-        from forksafe_core._checkout import Checkout, Item, Slots, Waiter
+        from forksafe_core._checkout import PoolCore
         from forksafe_core._futures import FutureState, WorkQueue
         from forksafe_core._local import local
         from forksafe_core._locks import (
@@ -48,6 +46,7 @@ if TYPE_CHECKING or hasattr(_os, "fork"):  # type checkers see the compiled core
         )
         from forksafe_core._per_process import PerProcess
         from forksafe_core._semaphores import BoundedSemaphore, Semaphore
+        from forksafe_core._slots import Entry, Slots, Waiter
     except ImportError as error:
         raise ImportError(
             f"forksafe's compiled core does not load ({error}), and a platform with fork needs it. Install it again "
@@ -58,9 +57,9 @@ if TYPE_CHECKING or hasattr(_os, "fork"):  # type checkers see the compiled core
 else:
     from forksafe_core.pure.locks import (
         BoundedSemaphore,
-        Checkout,
-        Item,
+        Entry,
         Lock,
+        PoolCore,
         RLock,
         Semaphore,
         Slots,
@@ -81,11 +80,11 @@ else:
 __all__ = [
     "IMPL",
     "BoundedSemaphore",
-    "Checkout",
+    "Entry",
     "FutureState",
-    "Item",
     "Lock",
     "PerProcess",
+    "PoolCore",
     "RLock",
     "Semaphore",
     "Slots",

@@ -11,8 +11,8 @@ import pytest
 
 import forksafe
 from forksafe import ConnectionPool, PoolClosed
-from forksafe.pool import maintenance as pool_upkeep
-from forksafe.pool.connect_workers import Crew
+from forksafe.pool import maintenance
+from forksafe.pool.connect_workers import ConnectWorkers
 from forksafe.testing import run_in_child
 from forksafe_core import atfork
 from support.echo_pool import SIZE, assert_dead, uses_its_own
@@ -78,7 +78,7 @@ def test_the_watcher_goes_on_after_a_fork(server):
     wait_until(lambda: watchers(pool))
 
 
-class SlowToChange(Crew):
+class SlowToChange(ConnectWorkers):
     """Other threads have their turn before the watcher that is wanted becomes another."""
 
     @property
@@ -93,7 +93,7 @@ class SlowToChange(Crew):
 
 def test_a_watcher_that_is_to_end_knows_so_when_it_is_woken(server, monkeypatch):
     """Else it sleeps on: the fork waits for it in vain, and there is one more of them after each."""
-    monkeypatch.setattr(pool_upkeep, "Crew", SlowToChange)
+    monkeypatch.setattr(maintenance, "ConnectWorkers", SlowToChange)
     with ConnectionPool(server.connect) as pool:
         with pool.connection():
             pass

@@ -51,20 +51,20 @@ def test_wait_tells_what_is_wrong(new_pool):
 
 
 def test_filling_that_failed_is_tried_again(new_pool, monkeypatch, caplog):
-    from forksafe.pool import connect_workers as pool_threads
+    from forksafe.pool import connect_workers
 
     def connect():
         if failures:
             raise failures.pop()
         return Conn()
 
-    monkeypatch.setattr(pool_threads, "FIRST_RETRY", 0.01)
+    monkeypatch.setattr(connect_workers, "FIRST_RETRY", 0.01)
     failures = [OSError("first"), OSError("second"), OSError("third")]
     pool = new_pool(connect, min_size=1)
     with pytest.raises(OSError, match="third"):
         pool.getconn()
     wait_until(lambda: pool.stats().pool_available == 1)
-    assert "connecting failed, and nobody waits for it" in caplog.text
+    assert "connecting failed, and no thread waits for it" in caplog.text
 
 
 def test_idle_ones_beyond_min_size_are_closed(new_pool, made):

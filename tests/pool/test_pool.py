@@ -101,9 +101,9 @@ def test_what_cannot_be_given_back(new_pool):
     pool.putconn(conn)
     with pytest.raises(ValueError, match="given back to pool 'mine' already"):
         pool.putconn(conn)
-    with pytest.raises(ValueError, match="pool 'mine' has handed out, and it knows nothing of <"):
+    with pytest.raises(ValueError, match="pool 'mine' has handed out, not <"):
         pool.putconn(other.getconn())
-    with pytest.raises(ValueError, match="knows nothing of"):
+    with pytest.raises(ValueError, match="has handed out, not"):
         ConnectionPool(Conn, fds=()).putconn(conn)
     assert pool.stats().pool_available == 1
 
@@ -293,9 +293,9 @@ def test_name_and_repr(new_pool):
     assert a.name.startswith("pool-") and a.name != b.name
     pool = new_pool(name="mine", max_size=3)
     pool.getconn()
-    assert repr(pool) == "<forksafe.ConnectionPool 'mine': 1 of 3 connections>"
+    assert repr(pool) == "<forksafe.ConnectionPool 'mine': 0 idle, 1 out, 0 waiting, at most 3>"
     pool.close()
-    assert repr(pool) == "<forksafe.ConnectionPool 'mine': closed>"
+    assert repr(pool) == "<forksafe.ConnectionPool 'mine': 0 idle, 1 out, 0 waiting, closed>"
 
 
 def test_a_name_for_type_checkers_is_good_at_run_time(made):
@@ -324,10 +324,18 @@ def test_it_cannot_be_pickled_or_copied(new_pool):
         ({"min_size": 11}, ValueError, "not min_size=11, max_size=10"),
         ({"min_size": 1.5}, TypeError, "min_size takes a number of connections, not 1.5"),
         ({"max_size": "4"}, TypeError, "max_size takes a number of connections, not '4'"),
-        ({"timeout": -1}, ValueError, r"timeout=...\) takes seconds from 0 on, or math.inf for no limit, not -1"),
-        ({"timeout": None}, TypeError, r"timeout=...\) takes seconds"),
-        ({"max_idle": float("nan")}, ValueError, r"max_idle=...\) takes seconds from 0"),
-        ({"max_lifetime": "1h"}, TypeError, r"max_lifetime=...\) takes seconds, or math.inf for no limit, not '1h'"),
+        (
+            {"timeout": -1},
+            ValueError,
+            r"timeout=...\) takes a number of seconds .*, or math.inf .*, not -1",
+        ),
+        ({"timeout": None}, TypeError, r"timeout=...\) takes a number of seconds"),
+        ({"max_idle": float("nan")}, ValueError, r"max_idle=...\) takes a number of seconds from 0"),
+        (
+            {"max_lifetime": "1h"},
+            TypeError,
+            r"max_lifetime=...\) takes a number of seconds .*, not '1h'",
+        ),
         ({"size": 3}, TypeError, "size"),
     ],
 )
@@ -339,9 +347,9 @@ def test_bad_arguments(arguments, error, message):
 def test_bad_timeouts(new_pool):
     pool = new_pool()
     for ask in (pool.getconn, pool.connection, pool.wait, pool.close):
-        with pytest.raises(TypeError, match="takes seconds"):
+        with pytest.raises(TypeError, match="takes a number of seconds"):
             ask("soon")
-        with pytest.raises(ValueError, match="takes seconds"):
+        with pytest.raises(ValueError, match="takes a number of seconds"):
             ask(-1)
     assert not pool.closed and pool.stats().requests_num == 0
     with pytest.raises(ValueError, match="keeps from 0"):

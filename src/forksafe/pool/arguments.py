@@ -1,14 +1,15 @@
 """What a ConnectionPool takes and tells: its arguments, checked, and PoolStats.
 
 Guarantees: a wrong argument is a TypeError or ValueError that names it and says what it may be, before anything
-changed.
+changes.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
+
+from forksafe.arguments import check_callable, seconds
 
 __all__ = ["PoolStats", "check_callables", "check_seconds", "checked_sizes", "stats_from"]
 
@@ -53,15 +54,11 @@ def stats_from(figures: dict[str, int]) -> PoolStats:
 
 def check_callables(**given: Any) -> None:
     for what, function in given.items():
-        if not callable(function):
-            raise TypeError(f"ConnectionPool({what}=...) takes a callable, not {function!r}")
+        check_callable(function, f"ConnectionPool({what}=...)")
 
 
 def check_seconds(value: object, what: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{what} takes seconds, or math.inf for no limit, not {value!r}")
-    if math.isnan(value) or value < 0:
-        raise ValueError(f"{what} takes seconds from 0 on, or math.inf for no limit, not {value}")
+    seconds(value, what, infinite=True)
 
 
 def checked_sizes(min_size: int, max_size: int | None) -> tuple[int, int]:

@@ -1,11 +1,11 @@
-"""The threads that work for a ConnectionPool in one process: those that connect, and the one that watches.
+"""ConnectWorkers: the threads of a ConnectionPool in one process. Makers connect; the watcher closes idle connections.
 
-Guarantees: a maker calls connect() once and ends; a watcher sleeps until something is due, and ends when nothing will
-be, when the pool is gone (it refers to it weakly), and for each fork. All are daemons and delay no exit. No slot is
-lost if a thread cannot be started, or an exception from nowhere (Ctrl-C) comes while it is: where there can be no
-more threads, as at the end of the interpreter, the caller connects itself.
+Guarantees: a maker calls connect() once and ends. A watcher sleeps until something is due. It ends when nothing will
+be, when the pool is gone (it refers to it weakly), and for each fork. All are daemons and delay no exit. If a thread
+cannot be started, as at the end of the interpreter, the caller connects itself. No slot is lost then, nor if a signal
+handler raises.
 
-Why that survives fork: each generation has a Crew of its own, and nobody asks after threads that vanished.
+Why that survives fork: each generation has its own ConnectWorkers, and nothing waits for a thread that vanished.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from typing import Any, Protocol
 from forksafe.introspection.threads import exists, wait_until_gone
 from forksafe_core import Slots, Waiter
 
-__all__ = ["Crew", "Employer"]
+__all__ = ["ConnectCallbacks", "ConnectWorkers"]
 
 STOP_TIMEOUT = 0.2  # seconds that a fork waits for the watcher, which may be closing a connection
-MOST_ENDING = 16  # threads to remember that have done their work, before it is asked which have gone
+MOST_ENDING = 16  # ended threads to remember, before those are forgotten that the system no longer has
 FIRST_RETRY, LAST_RETRY = 1.0, 60.0  # seconds between attempts to have min_size connections
 
 
-class Employer(Protocol):
-    """What a Crew asks of its pool."""
+class ConnectCallbacks(Protocol):
+    """What ConnectWorkers call of their pool."""
 
     name: str
 
@@ -37,7 +37,7 @@ class Employer(Protocol):
     def _known(self) -> Slots | None: ...
 
 
-class Crew:
+class ConnectWorkers:
     """One generation's threads, and what they leave for each other."""
 
     def __init__(self) -> None:
@@ -45,15 +45,15 @@ class Crew:
         self.ending: set[int] = set()  # the system's numbers of threads that have done their work
         self.watcher: threading.Thread | None = None
         self.wake = Waiter()
-        self.error: BaseException | None = None  # of a connect() that nobody waited for
+        self.error: BaseException | None = None  # of a connect() that no thread waited for
         self.retry = FIRST_RETRY
 
-    def grow(self, pool: Employer, slots: Slots) -> None:
-        """Have made what there is a use for and room."""
+    def grow(self, pool: ConnectCallbacks, slots: Slots) -> None:
+        """Start a maker for each connection that there is a use for and room."""
         while self._make_one(pool, slots):
             pass
 
-    def _make_one(self, pool: Employer, slots: Slots) -> bool:
+    def _make_one(self, pool: ConnectCallbacks, slots: Slots) -> bool:
         claim: list[None] = []
         maker: Any = None
         try:
@@ -65,17 +65,17 @@ class Crew:
             try:
                 self.makers.add(maker)
                 maker.start()
-            except RuntimeError:  # no thread can be started, or not any more
+            except RuntimeError:  # no thread can be started, or no longer
                 self.makers.discard(maker)
                 self._make(pool, slots, claim)
         except BaseException:
-            if _taken(claim):  # else the thread runs, and sees to it
-                slots.fail(None)
+            if _taken(claim):  # else the thread runs and uses the slot
+                slots.reject(None)
                 self.makers.discard(maker)
             raise
         return True
 
-    def _make(self, pool: Employer, slots: Slots, claim: list[None]) -> None:
+    def _make(self, pool: ConnectCallbacks, slots: Slots, claim: list[None]) -> None:
         try:
             if _taken(claim):
                 pool._make(slots)
@@ -97,13 +97,13 @@ class Crew:
         self.retry = FIRST_RETRY
 
     def failed(self, slots: Slots, error: BaseException) -> None:
-        """A connect() failed that nobody waited for."""
+        """A connect() failed that no thread waited for."""
         self.error = error
         slots.retry_in(self.retry)
         self.retry = min(self.retry * 2, LAST_RETRY)
 
     def join_makers(self, deadline: float) -> None:
-        """Wait until those threads have ended that were connecting, or that time (of time.monotonic()) has come."""
+        """Wait until the makers of this moment have ended, or until that time (of time.monotonic())."""
         for maker in list(self.makers - {threading.current_thread()}):
             while (left := deadline - time.monotonic()) > 0:
                 try:
@@ -112,7 +112,7 @@ class Crew:
                 except RuntimeError:  # another thread is just starting it
                     time.sleep(0.001)
 
-    def watch(self, pool: Employer, slots: Slots) -> None:
+    def watch(self, pool: ConnectCallbacks, slots: Slots) -> None:
         """Have a watcher if there is anything to watch."""
         try:
             if not slots.watch():
@@ -123,14 +123,14 @@ class Crew:
             watcher = threading.Thread(target=_watch, args=(reference, wake), name=f"{pool.name}-watch", daemon=True)
             watcher.start()
             self.watcher = watcher
-        except RuntimeError:  # no thread can be started: what is due is dealt with when connections are used
+        except RuntimeError:  # no thread can be started: what is due is done when connections are used
             slots.stop_watching()
         except BaseException:
             self.stop_watching(slots)
             raise
 
     def stop_watching(self, slots: Slots, timeout: float = 0.0) -> None:
-        """Have no watcher; wait for it to end. The next watch() has a new one."""
+        """Have no watcher; wait for it to end. The next watch() starts a new one."""
         watcher, self.watcher = self.watcher, None
         self._change_watcher(Waiter())
         slots.stop_watching()
@@ -140,7 +140,7 @@ class Crew:
                 self.ending.add(watcher.native_id)
 
     def _change_watcher(self, wake: Waiter) -> None:
-        """The watcher with that one is wanted, and no other. Who is woken looks at once, so it is changed first."""
+        """Only the watcher with that one goes on. The others look at once when they wake, so it is set before."""
         previous, self.wake = self.wake, wake
         previous.wake()
 
@@ -161,8 +161,8 @@ def _watch(reference: Callable[[], Any], wake: Waiter) -> None:
         pause = _tend(reference(), wake)
 
 
-def _tend(pool: Employer | None, wake: Waiter) -> float | None:
-    """Let the pool do what is due; seconds until it should again, None when this watcher is not needed any more."""
+def _tend(pool: ConnectCallbacks | None, wake: Waiter) -> float | None:
+    """Let the pool do what is due; seconds until the next time, None when this watcher is no longer needed."""
     slots = pool and pool._known()
     if pool is None or not slots or slots.inherited or slots.extra.wake is not wake:
         return None

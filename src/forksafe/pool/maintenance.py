@@ -1,11 +1,11 @@
-"""How a ConnectionPool comes by connections and gets rid of them, and what it does around a fork.
+"""Maintenance: how a ConnectionPool makes and closes connections, and what it does around a fork.
 
-Guarantees: connections are made and closed holding nothing. A slot is taken before connect() is called and is free
-only after close() has returned, so there are never more than max_size connections. What is made for nobody goes to
-whoever waits first.
+Guarantees: no lock is held while a connection is made or closed. A slot is taken before connect() is called and is free
+only after close() has returned, so there are never more than max_size connections. A connection that its caller no
+longer waits for goes to the first waiter.
 
 Around a fork: the watcher stops, SQLite's connections to files are closed or warned of, and the descriptors of all
-others are flagged as they are now. In a child the thread that forked is woken, should it have been waiting itself.
+others are flagged as they are now. In a child, the thread that forked is woken if it was waiting itself.
 
 Not covered: see pool.py.
 """
@@ -14,24 +14,22 @@ from __future__ import annotations
 
 import threading
 import time
-import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from forksafe.atfork.hooks import register_at_fork, warn_of_hazard
-from forksafe.pool.connect_workers import STOP_TIMEOUT, Crew
-from forksafe.pool.entry import abandon, admit, close_quietly, is_sqlite_file, logger
-from forksafe.resources.ownership import Terms
-from forksafe_core import Checkout, Item, Slots, atfork
+from forksafe.atfork.hooks import warn_of_hazard
+from forksafe.atfork.participants import Participants
+from forksafe.pool.connect_workers import STOP_TIMEOUT, ConnectWorkers
+from forksafe.pool.entry import PoolEntry, admit, close_quietly, is_sqlite_file, logger
+from forksafe.resources.ownership import OwnershipPolicy, abandon
+from forksafe_core import Entry, PoolCore, Slots
 
-__all__ = ["Upkeep"]
+__all__ = ["Maintenance"]
 
 C = TypeVar("C")
 
-_pools: dict[int, weakref.ref[Upkeep[Any]]] = {}  # by id
 
-
-class Upkeep(Checkout[C]):
+class Maintenance(PoolCore[C]):
     """The part of ConnectionPool that makes and closes connections."""
 
     name: str
@@ -42,29 +40,24 @@ class Upkeep(Checkout[C]):
     _connect: Callable[[], C]
     _reset: Callable[[C], object] | None
     _close: Callable[[C], object]
-    _terms: Terms
-
-    def _look_after_forks(self) -> None:
-        """Have the pool's part in forks done, as long as it lives."""
-        key = id(self)
-        _pools[key] = weakref.ref(self, lambda _, forget=_pools.pop: forget(key, None))  # type: ignore[misc]
+    _policy: OwnershipPolicy
 
     def _new_slots(self) -> Slots:
         """Called by the core, for each generation that uses the pool."""
-        return Slots(*self._sizes, idle_limit=self.max_idle, closed=self._closed, extra=Crew())
+        return Slots(*self._sizes, idle_limit=self.max_idle, closed=self._closed, extra=ConnectWorkers())
 
     def _make(self, slots: Slots) -> None:
-        """Connect, into a slot that is reserved. Called by a thread of the Crew."""
+        """Connect, into a slot that is reserved. Called by a thread of ConnectWorkers."""
         made: Any = None
         try:
             made = self._call_connect(slots)
             if slots.inherited:  # connect() forked, and this is the child
-                abandon(made, self._terms)
+                abandon(PoolEntry(made, self._policy))
                 return
-            item = admit(made, self._reset, self.max_lifetime, self._terms)
+            entry = admit(made, self._reset, self.max_lifetime, self._policy)
             me = threading.current_thread()
-            item.extra.maker = me if me in slots.extra.makers else None
-            kept = slots.add(item)
+            entry.extra.maker = me if me in slots.extra.makers else None
+            kept = slots.add(entry)
         except BaseException as error:
             if made is not None:
                 close_quietly(made, self._close)
@@ -72,7 +65,7 @@ class Upkeep(Checkout[C]):
         else:
             slots.extra.made()
             if not kept:
-                close_quietly(made, self._close, item.extra)
+                close_quietly(made, self._close, entry.extra)
 
     def _call_connect(self, slots: Slots) -> C:
         began = time.monotonic()
@@ -84,29 +77,29 @@ class Upkeep(Checkout[C]):
 
     def _make_failed(self, slots: Slots, error: BaseException) -> None:
         slots.count("connections_errors")
-        if not slots.fail(error):
+        if not slots.reject(error):
             slots.extra.failed(slots, error)
-            logger.warning("%s: connecting failed, and nobody waits for it", self._terms.name, exc_info=error)
+            logger.warning("%s: connecting failed, and no thread waits for it", self._policy.name, exc_info=error)
         self._keep_up(slots)
 
-    def _retire(self, slots: Slots, item: Item[C]) -> None:
-        """Close a connection that is in nobody's hands; then its slot is free."""
+    def _retire(self, slots: Slots, entry: Entry[C]) -> None:
+        """Close a connection that no thread holds; then its slot is free."""
         if slots.inherited:
             return
         try:
-            close_quietly(item.value, self._close, item.extra)
+            close_quietly(entry.value, self._close, entry.extra)
         finally:
-            slots.remove(item)
+            slots.remove(entry)
 
     def _keep_up(self, slots: Slots) -> None:
-        """Have connections made for those who wait, and a watcher if there is something to watch."""
+        """Have connections made for the waiters, and a watcher if there is something to watch."""
         slots.extra.grow(self, slots)
         slots.extra.watch(self, slots)
 
     def _tend(self, slots: Slots) -> float | None:
         """Called by the watcher: close what was idle too long; seconds until it should look again."""
-        while (item := slots.take_idle(only_stale=True)) is not None:
-            self._retire(slots, item)
+        while (entry := slots.take_idle(only_stale=True)) is not None:
+            self._retire(slots, entry)
         slots.extra.grow(self, slots)
         return slots.next_due()
 
@@ -117,18 +110,18 @@ class Upkeep(Checkout[C]):
         slots.extra.stop_watching(slots, STOP_TIMEOUT)
         slots.extra.wait_ended(STOP_TIMEOUT)
         hazards = 0
-        for item, _ in slots.snapshot():
-            if not is_sqlite_file(item.extra):
-                item.extra.flag()
-            elif slots.take_out(item):
-                self._retire(slots, item)
+        for entry, _ in slots.snapshot():
+            if not is_sqlite_file(entry.extra):
+                entry.extra.flag()
+            elif slots.take_out(entry):
+                self._retire(slots, entry)
             else:
-                item.extra.flag()
+                entry.extra.flag()
                 hazards += 1
         if hazards:
             warn_of_hazard(
-                f"{self._terms.name}: a fork while {hazards} of its SQLite connections to files are handed out. SQLite "
-                "does not allow that: give them back first. In the child they are dead",
+                f"{self._policy.name}: a fork while {hazards} of its SQLite connections to files are handed out. "
+                "SQLite does not allow that: give them back first. In the child they are dead",
                 self,
             )
 
@@ -143,21 +136,8 @@ class Upkeep(Checkout[C]):
             slots.wake_all()
 
 
-def _for_all(what: Callable[[Upkeep[Any]], None]) -> Callable[[], None]:
-    def hook() -> None:
-        for reference in list(_pools.values()):
-            pool = reference()
-            try:
-                if pool is not None:
-                    what(pool)
-            except BaseException as error:  # the others' turn comes all the same
-                atfork.write_unraisable(error, what)
-
-    return hook
-
-
-register_at_fork(
-    before=_for_all(Upkeep._before_fork),
-    after_in_parent=_for_all(Upkeep._after_in_parent),
-    after_in_child=_for_all(Upkeep._after_in_child),
+pools = Participants(
+    before=Maintenance._before_fork,
+    after_in_parent=Maintenance._after_in_parent,
+    after_in_child=Maintenance._after_in_child,
 )

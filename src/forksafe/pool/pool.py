@@ -1,16 +1,16 @@
 """ConnectionPool: connections of any driver, which no child ever shares with its parent.
 
 Guarantees
-  - In a child the pool is empty and has all its room, also what threads that vanished had taken; it connects anew.
+  - In a child the pool is empty and all its slots are free, also those of threads that vanished; it connects anew.
     What the parent had, idle or handed out, is dead there before any Python runs: its descriptors are tombstones. It
     is kept alive for good, so no finaliser of it runs. Giving it back, the end of its `with` block, collection and
     exit do nothing to it. This holds whichever way the fork was made.
-  - Who waits is served first come, first served, by whatever is there first: a connection that comes back, or a new
-    one. connect() is called in a thread of its own, so one that hangs keeps nobody beyond the timeout; what it raises
-    goes to whoever has waited longest.
-  - When nothing is unusual, taking and giving back takes no lock and no system call.
-  - No thread exists that has nothing to do: one for each connect() under way, and one while there are more
-    connections than min_size, to close idle ones. That one stops for a fork and goes on after it.
+  - Waiters are served first come, first served, with a connection that comes back or a new one, whichever is there
+    first. connect() is called in a thread of its own, so one that hangs delays no caller beyond its timeout. What it
+    raises goes to the first waiter.
+  - When nothing is unusual, taking and giving back takes no lock and makes no system call.
+  - A thread exists only while it has something to do: one for each connect() under way, and one that closes idle
+    connections while there are more than min_size. That one stops for a fork and goes on after it.
 
 Why that survives fork: everything that changes lies in one object for each generation, which a child leaves alone.
 
@@ -30,9 +30,9 @@ from typing import Any, TypeVar
 from forksafe.errors import InheritedConnectionError, PoolClosed, PoolTimeout
 from forksafe.pool.arguments import PoolStats, check_callables, check_seconds, checked_sizes, stats_from
 from forksafe.pool.entry import close, logger, rollback
-from forksafe.pool.maintenance import Upkeep
-from forksafe.resources.ownership import Terms
-from forksafe_core import Item, Slots, Waiter
+from forksafe.pool.maintenance import Maintenance, pools
+from forksafe.resources.ownership import OwnershipPolicy
+from forksafe_core import Entry, Slots, Waiter
 
 __all__ = ["ConnectionPool", "PoolStats"]
 
@@ -44,22 +44,22 @@ MAKER_TIMEOUT = 1.0  # seconds to wait for the thread that made a connection: it
 _numbers = itertools.count(1)
 
 
-class ConnectionPool(Upkeep[C]):
+class ConnectionPool(Maintenance[C]):
     """ConnectionPool(connect, *, min_size=0, max_size=10, timeout=30.0, max_idle=600.0, max_lifetime=3600.0, ...)
 
-    Keeps connections that connect() returns, and lends them: `with pool.connection() as conn`. In a child it is
+    Keeps connections that connect() returns, and lends them: `with pool.connection() as conn`. In a child the pool is
     empty and connects anew; what its parent has is neither used nor closed there. Nothing is connected before the
     first use.
 
-    connect: called without arguments, in a thread of its own with the context variables of whoever asks.
+    connect: called without arguments, in a thread of its own with the caller's context variables.
     min_size: as many are made from the first use on, in the background, and kept. max_size: the most there are at
     once; None: min_size. timeout: seconds that getconn() and connection() wait. max_idle: seconds after which an idle
     connection beyond min_size is closed. max_lifetime: seconds after which one is replaced, up to 5 % less. Each may
-    be math.inf. check: called with a connection before it is handed out; one for which it raises is replaced. reset:
-    called with a connection when it comes back; one for which it raises, or whose attribute `closed` is true, is
-    replaced; None for nothing; by default its rollback(), if it has one. close: called with a connection to close
-    it; by default its close(). fds: called with a connection, gives its descriptors where forksafe cannot find them
-    (it warns then); see register_finder(). name: for messages, threads and logs.
+    be math.inf. check: called with a connection before it is handed out; if it raises, the connection is replaced.
+    reset: called with a connection when it comes back; if it raises, or the connection's attribute `closed` is true,
+    the connection is replaced; None for nothing; by default its rollback(), if it has one. close: called with a
+    connection to close it; by default its close(). fds: called with a connection, returns its descriptors, for when
+    forksafe cannot find them (it warns then); see register_finder(). name: for messages, threads and logs.
     """
 
     __module__ = "forksafe"
@@ -94,9 +94,9 @@ class ConnectionPool(Upkeep[C]):
         self._looks_first = check is not None
         self._reset = reset
         self._close = close
-        self._terms = Terms(f"ConnectionPool {self.name!r}", fds, "discard")
+        self._policy = OwnershipPolicy(f"ConnectionPool {self.name!r}", fds, "discard")
         self._closed = False
-        self._look_after_forks()
+        pools.add(self)
 
     @property
     def min_size(self) -> int:
@@ -118,7 +118,9 @@ class ConnectionPool(Upkeep[C]):
         self.close()
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed else f"{self.stats().pool_size} of {self.max_size} connections"
+        figures = self._current().figures()
+        state = f"{figures['idle']} idle, {_out(figures)} out, {figures['waiting']} waiting"
+        state += ", closed" if self._closed else f", at most {self.max_size}"
         return f"<forksafe.{type(self).__name__} {self.name!r}: {state}>"
 
     def stats(self) -> PoolStats:
@@ -150,24 +152,24 @@ class ConnectionPool(Upkeep[C]):
                 raise PoolTimeout(f"pool {self.name!r}: {made} of {wanted} connections were made in {timeout:g} s")
 
     def check(self) -> None:
-        """Look at every idle connection with check=, and replace those for which it raises."""
+        """Call check= with every idle connection, and replace those for which it raises."""
         slots = self._open()
-        for item, _ in slots.snapshot():
-            if slots.take_out(item) and (self._refusal(slots, item) or not slots.give(item)):
-                self._retire(slots, item)
+        for entry, _ in slots.snapshot():
+            if slots.take_out(entry) and (self._refusal(slots, entry) or not slots.hand_over(entry)):
+                self._retire(slots, entry)
         self._keep_up(slots)
 
     def resize(self, min_size: int, max_size: int | None = None) -> None:
-        """Change min_size and max_size (None: as min_size). Too many are closed: idle ones now, others at return."""
+        """Change min_size and max_size (None: as min_size). A surplus is closed: idle ones now, others at return."""
         self._sizes = checked_sizes(min_size, max_size)
         slots = self._current()
         slots.resize(*self._sizes)
-        while (item := slots.take_idle(only_surplus=True)) is not None:
-            self._retire(slots, item)
+        while (entry := slots.take_idle(only_surplus=True)) is not None:
+            self._retire(slots, entry)
         self._keep_up(slots)
 
     def close(self, timeout: float = 5.0) -> None:
-        """Close the pool for good: idle connections now, others when they come back. Who waits gets PoolClosed.
+        """Close the pool for good: idle connections now, others when they come back. Waiters get PoolClosed.
 
         timeout: seconds to wait for a connect() under way; what it makes later is closed then. In a child only the
         child's own connections are closed, and the parent's pool stays open.
@@ -177,8 +179,8 @@ class ConnectionPool(Upkeep[C]):
         self._closed = True
         slots = self._current()
         slots.close()
-        while (item := slots.take_idle()) is not None:
-            self._retire(slots, item)
+        while (entry := slots.take_idle()) is not None:
+            self._retire(slots, entry)
         slots.extra.stop_watching(slots, timeout)
         slots.extra.join_makers(deadline)
 
@@ -187,7 +189,7 @@ class ConnectionPool(Upkeep[C]):
     def _check_timeout(self, timeout: float) -> None:
         check_seconds(timeout, "timeout")
 
-    def _lend_slowly(self, timeout: float | None) -> Item[C]:
+    def _lend_slowly(self, timeout: float | None) -> Entry[C]:
         request = _Request(self.timeout if timeout is None else timeout)
         while True:
             slots = self._current()
@@ -195,24 +197,24 @@ class ConnectionPool(Upkeep[C]):
             try:
                 if self._wait(slots, waiter, request):
                     if self._is_fit(slots, waiter, request):
-                        item: Item[C] = waiter.item
-                        return item
+                        entry: Entry[C] = waiter.entry
+                        return entry
                     request.again = not slots.inherited
             except BaseException:
                 self._let_go(slots, waiter)
                 raise
 
-    def _take_back_slowly(self, slots: Slots, item: Item[C], closed: bool, error: BaseException | None) -> None:
+    def _take_back_slowly(self, slots: Slots, entry: Entry[C], closed: bool, error: BaseException | None) -> None:
         if not slots.inherited:
             if closed or error is not None:
                 slots.count("returns_bad")
                 logger.warning(
                     "%s: a connection came back %s and is replaced: %r",
-                    self._terms.name, "closed" if closed else "and could not be reset", item.value, exc_info=error,
+                    self._policy.name, "closed" if closed else "and could not be reset", entry.value, exc_info=error,
                 )  # fmt: skip
-                self._retire(slots, item)
-            elif item.expired or not slots.give(item):
-                self._retire(slots, item)
+                self._retire(slots, entry)
+            elif entry.expired or not slots.hand_over(entry):
+                self._retire(slots, entry)
             self._keep_up(slots)
         if error is not None and not isinstance(error, Exception):
             raise error
@@ -223,9 +225,7 @@ class ConnectionPool(Upkeep[C]):
             return
         if slots.find(conn) is not None:
             raise ValueError(f"putconn(): this connection was given back to pool {self.name!r} already: {conn!r}")
-        raise ValueError(
-            f"putconn() takes a connection that pool {self.name!r} has handed out, and it knows nothing of {conn!r}"
-        )
+        raise ValueError(f"putconn() takes a connection that pool {self.name!r} has handed out, not {conn!r}")
 
     def _entered_again(self, inherited: bool) -> None:
         if inherited:
@@ -238,21 +238,21 @@ class ConnectionPool(Upkeep[C]):
     # Lending.
 
     def _wait(self, slots: Slots, waiter: Waiter, request: _Request) -> bool:
-        """Until the waiter has a connection. False when a fork made all this the parent's."""
-        if not slots.ask(waiter, request.again):
+        """Wait until the waiter has a connection. False if a fork made all this the parent's."""
+        if not slots.enqueue(waiter, request.again):
             if slots.inherited:
                 return False
             raise self._closed_error()
-        if waiter.item is not None:
+        if waiter.entry is not None:
             return True
         slots.count("requests_queued", not request.again)
         asked = time.monotonic()
         self._keep_up(slots)
-        in_time = waiter.wait(request.deadline - time.monotonic()) or not slots.withdraw(waiter)
+        in_time = waiter.wait(request.deadline - time.monotonic()) or not slots.cancel(waiter)
         slots.count("requests_wait_ms", round((time.monotonic() - asked) * 1000))
         if slots.inherited:
             return False
-        if waiter.item is not None:
+        if waiter.entry is not None:
             return True
         slots.count("requests_errors")
         if waiter.error is not None:
@@ -266,19 +266,19 @@ class ConnectionPool(Upkeep[C]):
         raise self._timeout_error(slots, request)
 
     def _is_fit(self, slots: Slots, waiter: Waiter, request: _Request) -> bool:
-        """May this connection be handed out? Else it is replaced, and the caller asks again."""
-        item: Item[C] = waiter.item
-        fresh, item.extra.fresh = item.extra.fresh, False
-        maker, item.extra.maker = item.extra.maker, None
+        """Whether this connection may be handed out. Else it is replaced, and the caller asks again."""
+        entry: Entry[C] = waiter.entry
+        fresh, entry.extra.fresh = entry.extra.fresh, False
+        maker, entry.extra.maker = entry.extra.maker, None
         if maker is not None and maker is not threading.current_thread():
             maker.join(MAKER_TIMEOUT)  # so that a program without threads has none again
-        if fresh or not item.expired:
-            request.refusal = self._refusal(slots, item)
+        if fresh or not entry.expired:
+            request.refusal = self._refusal(slots, entry)
             if request.refusal is None:
                 return not slots.inherited
-        self._retire(slots, item)
-        waiter.item = None
-        if fresh:  # then the next one will hardly do better
+        self._retire(slots, entry)
+        waiter.entry = None
+        if fresh:  # then the next one will probably be refused, too
             left = request.deadline - time.monotonic()
             if left <= 0:
                 slots.count("requests_errors")
@@ -286,31 +286,31 @@ class ConnectionPool(Upkeep[C]):
             time.sleep(min(next(request.pauses), left))
         return False
 
-    def _refusal(self, slots: Slots, item: Item[C]) -> Exception | None:
-        """What check= has against this connection."""
+    def _refusal(self, slots: Slots, entry: Entry[C]) -> Exception | None:
+        """What check= raises for this connection."""
         if self._check is None:
             return None
         try:
-            self._check(item.value)
+            self._check(entry.value)
         except Exception as error:
             slots.count("connections_lost")
-            logger.info("%s: check= refuses %r, which is replaced", self._terms.name, item.value, exc_info=True)
+            logger.info("%s: check= refuses %r, which is replaced", self._policy.name, entry.value, exc_info=True)
             return error
         except BaseException:  # it may be in the middle of anything
-            self._retire(slots, item)
+            self._retire(slots, entry)
             raise
         return None
 
     def _let_go(self, slots: Slots, waiter: Waiter) -> None:
-        """An exception ends the waiting: nothing may be lost."""
-        slots.withdraw(waiter)
-        item: Item[C] | None = waiter.item
-        waiter.item = None
-        if item is None:
+        """An exception ends the waiting: no connection may be lost."""
+        slots.cancel(waiter)
+        entry: Entry[C] | None = waiter.entry
+        waiter.entry = None
+        if entry is None:
             return
-        known = slots.find(item.value)
-        if known is not None and known is item:  # else it was retired
-            if not slots.give(known):
+        known = slots.find(entry.value)
+        if known is not None and known is entry:  # else it was retired
+            if not slots.hand_over(known):
                 self._retire(slots, known)
             self._keep_up(slots)
 
@@ -320,32 +320,35 @@ class ConnectionPool(Upkeep[C]):
         return self._current()
 
     def _closed_error(self) -> PoolClosed:
-        return PoolClosed(f"pool {self.name!r} is closed, and gives no connections any more")
+        return PoolClosed(f"pool {self.name!r} is closed and gives no more connections")
 
     def _timeout_error(self, slots: Slots, request: _Request) -> PoolTimeout:
         figures = slots.figures()
-        making = figures["making"]
-        out = figures["size"] - making - figures["idle"]
-        more = f", {making} being made" if making else ""
+        more = f", {figures['making']} being made" if figures["making"] else ""
         unfit = "" if request.refusal is None else " that check= does not refuse"
         error = PoolTimeout(
-            f"pool {self.name!r} had no connection within {request.limit:g} s{unfit}: {out} of {figures['max_size']} "
-            f"handed out{more}, {figures['waiting']} others wait"
+            f"pool {self.name!r} had no connection within {request.limit:g} s{unfit}: {_out(figures)} of "
+            f"{figures['max_size']} handed out{more}, {figures['waiting']} others wait"
         )
-        if request.refusal is not None:  # None would hide what the caller was handling
+        if request.refusal is not None:  # a cause of None would hide the exception that the caller was handling
             error.__cause__ = request.refusal
         return error
 
 
 class _Request:
-    """What a thread that wants a connection remembers from one that it was given, and may not have, to the next."""
+    """A caller's request, which goes on when the connection that it was given is refused."""
 
     def __init__(self, limit: float) -> None:
         self.limit = limit  # seconds
         self.deadline = time.monotonic() + limit
         self.again = False
         self.pauses = _pauses()
-        self.refusal: Exception | None = None  # what check= had against the last one
+        self.refusal: Exception | None = None  # what check= raised for the last one
+
+
+def _out(figures: dict[str, int]) -> int:
+    """Connections that are handed out."""
+    return figures["size"] - figures["making"] - figures["idle"]
 
 
 def _pauses() -> Iterator[float]:

@@ -30,19 +30,28 @@ from collections.abc import Callable
 from typing import Any
 
 from forksafe.atfork.hooks import register_at_fork
-from forksafe.descriptors import known_types as finders
-from forksafe.descriptors import search as finding
+from forksafe.descriptors import known_types, search
 from forksafe.errors import ForkHazardWarning
 from forksafe_core import atfork
 
-__all__ = ["Owned", "Terms", "Ticket", "bury", "catch_up", "end", "end_all", "own", "warn_locked"]
+__all__ = [
+    "Finalizer",
+    "Owned",
+    "OwnershipPolicy",
+    "abandon",
+    "abandon_inherited",
+    "end",
+    "end_all",
+    "own",
+    "warn_locked",
+]
 
 TRANSFER_TIMEOUT = 5.0  # seconds for a new child to say that it has what is transferred to it
 GONE = -1  # in place of a generation
 _ROUNDS = 100  # of cleaning up at exit, in which values may be made anew
 
 
-class Terms:
+class OwnershipPolicy:
     """What holds for all values of one kind.
 
     inherited: a value of it was abandoned here because of a fork. locked: the files that SQLite had locked for it.
@@ -50,7 +59,7 @@ class Terms:
 
     __slots__ = ("fds", "inherited", "locked", "name", "on_fork")
 
-    def __init__(self, name: str, fds: finding.Fds | None, on_fork: str) -> None:
+    def __init__(self, name: str, fds: search.Fds | None, on_fork: str) -> None:
         self.name = name
         self.fds = fds
         self.on_fork = on_fork
@@ -61,28 +70,28 @@ class Terms:
 class Owned:
     """A value and the generation that it belongs to; GONE when it is of no use here any more."""
 
-    __slots__ = ("__weakref__", "clean_up", "found", "generation", "terms", "value")
+    __slots__ = ("__weakref__", "clean_up", "found", "generation", "policy", "value")
 
-    def __init__(self, value: Any, terms: Terms, clean_up: Callable[[], object] | None) -> None:
+    def __init__(self, value: Any, policy: OwnershipPolicy, clean_up: Callable[[], object] | None) -> None:
         self.value = value
-        self.terms = terms
+        self.policy = policy
         self.clean_up = clean_up
-        self.found = finding.Found()
+        self.found = search.Found()
         self.generation = atfork.generation()
 
     def flag(self) -> None:
         """Flag what it has open now, and no longer what only looks as if it were still the same file."""
         before = self.found.descriptors
         try:
-            self.found = finding.flag(self.value, self.terms.fds, self.found)
+            self.found = search.flag(self.value, self.policy.fds, self.found)
         except Exception as error:  # of fds=, and nothing may stop a fork half-way: what was flagged stays so
-            atfork.write_unraisable(error, self.terms.fds)
+            atfork.write_unraisable(error, self.policy.fds)
             return
         if not self.found.unknown:  # else what was found then may still be open
             unflag_files(set(before).difference(self.found.descriptors))
 
 
-class Ticket:
+class Finalizer:
     """Lies where a value can be asked for, and goes with that place: then the value is cleaned up."""
 
     __slots__ = ("owned",)
@@ -108,29 +117,29 @@ class _Handover:
 _live: dict[int, Owned] = {}  # by id, in the order in which they were made
 _ending: dict[object, Owned] = {}  # those that are being cleaned up
 _handovers: dict[int, list[_Handover | None]] = {}  # by thread token: of the forks it is going through
-_caught_up = atfork.generation()  # the generation that has dealt with what it inherited
+_checked = atfork.generation()  # the generation that has dealt with what it inherited
 _at_exit: int | None = None  # the generation that has arranged for end_all()
 
 
-def own(value: Any, terms: Terms, clean_up: Callable[[], object] | None, stacklevel: int = 4) -> Owned:
+def own(value: Any, policy: OwnershipPolicy, clean_up: Callable[[], object] | None, stacklevel: int = 4) -> Owned:
     """This process made a value: flag it, and clean it up at exit. Warns if its descriptors cannot be found.
 
     What fds= raises, and a warning turned into an error, leaves nothing behind: the caller cleans the value up.
     """
-    owned = Owned(value, terms, clean_up)
-    owned.found = finding.flag(value, terms.fds)
+    owned = Owned(value, policy, clean_up)
+    owned.found = search.flag(value, policy.fds)
     if owned.found.unknown:
-        finding.warn_unknown(value, terms.name, owned.found, stacklevel)
+        search.warn_unknown(value, policy.name, owned.found, stacklevel)
     _live[id(owned)] = owned
     _arrange_end()
     return owned
 
 
-def warn_locked(terms: Terms, stacklevel: int) -> None:
+def warn_locked(policy: OwnershipPolicy, stacklevel: int) -> None:
     """Warn a child that is about to make a value anew, if SQLite will not let it have the file."""
-    if terms.locked:
+    if policy.locked:
         warnings.warn(
-            f"{terms.name}: {', '.join(sorted(terms.locked))} was open in SQLite at the fork, in WAL mode or in a "
+            f"{policy.name}: {', '.join(sorted(policy.locked))} was open in SQLite at the fork, in WAL mode or in a "
             "transaction. SQLite believes that this child has locked what its parent had: it may find the file locked "
             "for ever, or read it while it is written. Close it before forks, and it is opened again when it is asked "
             "for: forksafe.before(db.close)",
@@ -171,21 +180,21 @@ def end_all() -> None:
                 atfork.write_unraisable(error, owned.clean_up)
 
 
-def catch_up() -> None:
+def abandon_inherited() -> None:
     """In a child, once: take what was transferred, abandon everything else that was inherited."""
-    global _caught_up
+    global _checked
     generation = atfork.generation()
-    if _caught_up == generation:
+    if _checked == generation:
         return
-    _caught_up = generation
+    _checked = generation
     inherited = [owned for owned in [*_live.values(), *_ending.values()] if owned.generation != generation]
     _ending.clear()
     transferred = _take_over(generation)
     for owned in inherited:
         if owned not in transferred:
-            owned.terms.inherited = True
-            owned.terms.locked |= finders.locked(owned.found.files)
-            _abandon(owned)
+            owned.policy.inherited = True
+            owned.policy.locked |= known_types.locked(owned.found.files)
+            _disown(owned)
 
 
 def unflag_files(descriptors: Any) -> None:
@@ -199,20 +208,20 @@ def unflag_files(descriptors: Any) -> None:
             atfork.unflag(descriptor)
 
 
-def _abandon(owned: Owned) -> None:
+def _disown(owned: Owned) -> None:
     _live.pop(id(owned), None)
     owned.generation = GONE
     atfork.keep_alive(owned)
 
 
-def bury(owned: Owned) -> None:
+def abandon(owned: Owned) -> None:
     """What the value has open is another process's: put tombstones over it here and now, and abandon the value."""
     for descriptor in owned.found.descriptors:
         try:
             atfork.tombstone(descriptor)
         except OSError:
             continue
-    _abandon(owned)
+    _disown(owned)
 
 
 def _arrange_end() -> None:
@@ -236,7 +245,7 @@ def _before() -> None:
     transferred = []
     for owned in list(_live.values()):
         owned.flag()
-        if owned.terms.on_fork == "transfer":
+        if owned.policy.on_fork == "transfer":
             transferred.append(owned)
     if not transferred:
         return
@@ -264,7 +273,7 @@ def _after_in_parent() -> None:
         if owned.generation == GONE:  # meanwhile: cleaned up, or transferred by a fork in a hook
             continue
         if taken:
-            bury(owned)
+            abandon(owned)
         else:
             owned.flag()
 
@@ -298,7 +307,7 @@ def _take_over(generation: int) -> list[Owned]:
         handover.childs.send(b"!")
     except OSError:  # too late, or the parent has died meanwhile: nobody can tell which
         for owned in values:
-            bury(owned)
+            abandon(owned)
         return []
     finally:
         handover.childs.close()
@@ -311,4 +320,4 @@ def _take_over(generation: int) -> list[Owned]:
     return values
 
 
-register_at_fork(before=_before, after_in_parent=_after_in_parent, after_in_child=catch_up)
+register_at_fork(before=_before, after_in_parent=_after_in_parent, after_in_child=abandon_inherited)

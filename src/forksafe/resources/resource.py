@@ -24,7 +24,8 @@ from weakref import WeakValueDictionary
 from forksafe.descriptors.search import Fds
 from forksafe.errors import InheritedResourceError
 from forksafe.locks import RLock, local
-from forksafe.resources.ownership import Owned, Terms, Ticket, bury, catch_up, end, own, warn_locked
+from forksafe.resources import ownership
+from forksafe.resources.ownership import Finalizer, Owned, OwnershipPolicy
 from forksafe_core import atfork
 
 __all__ = ["Resource", "resource"]
@@ -38,16 +39,18 @@ _generation = atfork.generation
 class Resource(Generic[T]):
     """What resource() returns: call it without arguments for this process's value."""
 
-    def __init__(self, maker: Callable[[], Any], close: Callable[[Any], object] | None, terms: Terms) -> None:
+    def __init__(
+        self, maker: Callable[[], Any], close: Callable[[Any], object] | None, policy: OwnershipPolicy
+    ) -> None:
         functools.update_wrapper(self, maker, updated=())
         self._maker = maker
         self._is_generator = _is_generator_function(maker)
         self._close = close
-        self._terms = terms
+        self._policy = policy
         self._lock = RLock()  # whoever makes or ends the value holds it
         self._making: tuple[int, int] | None = None  # the thread in the maker, and the generation it began in
         self._owned: Owned | None = None
-        self._ticket: Ticket | None = None
+        self._finalizer: Finalizer | None = None
 
     def __call__(self) -> T:
         """This process's value, made by the first call. Raises what the maker raises, and then has none.
@@ -73,22 +76,22 @@ class Resource(Generic[T]):
         Raises what the clean-up raises; the value is gone all the same. The next call makes a new one. In a child
         nothing happens to what was inherited.
         """
-        catch_up()
+        ownership.abandon_inherited()
         with self._lock:
-            owned, ticket = self._owned, self._ticket
+            owned, finalizer = self._owned, self._finalizer
             if owned is not None and owned.generation == _generation():
-                self._owned = self._ticket = None
-                end(owned)
-            del ticket  # it would have ended the value itself, and swallowed what that raises
+                self._owned = self._finalizer = None
+                ownership.end(owned)
+            del finalizer  # it would have ended the value itself, and swallowed what that raises
 
     def __repr__(self) -> str:
-        return f"<forksafe.{self._terms.name}, {'made' if self.made else 'not made'}>"
+        return f"<forksafe.{self._policy.name}, {'made' if self.made else 'not made'}>"
 
     def __reduce__(self) -> str:
         return str(vars(self)["__qualname__"])  # as functions are: another process finds its own by this name
 
     def _make(self) -> T:
-        catch_up()
+        ownership.abandon_inherited()
         me = (atfork.token(), _generation())
         self._refuse_recursion(self._making == me)
         with self._lock:
@@ -99,57 +102,59 @@ class Resource(Generic[T]):
                     owned = self._start()
                 finally:
                     self._making = before
-                self._owned, self._ticket = owned, Ticket(owned)
+                self._owned, self._finalizer = owned, Finalizer(owned)
             value: T = self._owned.value  # type: ignore[union-attr]
             return value
 
     def _start(self) -> Owned:
         """Run the maker. Its value is this process's, unless the maker forked and this is the child."""
         generation = _generation()
-        warn_locked(self._terms, stacklevel=5)
+        ownership.warn_locked(self._policy, stacklevel=5)
         clean_up: Callable[[], object] | None = None
         value = self._maker()
         if self._is_generator:
             generator = value
-            clean_up = functools.partial(_resume, generator, self._terms.name)
-            value = _first_of(generator, self._terms.name)
+            clean_up = functools.partial(_resume, generator, self._policy.name)
+            value = _first_of(generator, self._policy.name)
         elif inspect.iscoroutine(value):
             value.close()
-            raise TypeError(f"{self._terms.name} returned a coroutine: resource() has no event loop to run it in")
+            raise TypeError(f"{self._policy.name} returned a coroutine: resource() has no event loop to run it in")
         elif self._close is not None:
             clean_up = functools.partial(self._close, value)
         forked = generation != _generation()
         try:
-            owned = own(value, self._terms, clean_up, stacklevel=6)
+            owned = ownership.own(value, self._policy, clean_up, stacklevel=6)
         except BaseException:
             if clean_up is not None:
                 clean_up()
             raise
         if forked:
-            bury(owned)
+            ownership.abandon(owned)
             raise InheritedResourceError(
-                f"{self._terms.name} forked while it made its value, and this is the child: the value belongs to the "
+                f"{self._policy.name} forked while it made its value, and this is the child: the value belongs to the "
                 "parent. Let the child end inside the maker, or ask again for one of this process's own"
             )
         return owned
 
     def _refuse_recursion(self, recursive: bool) -> None:
         if recursive:
-            raise RuntimeError(f"{self._terms.name} asks for its own value while it makes it: use what it has so far")
+            raise RuntimeError(f"{self._policy.name} asks for its own value while it makes it: use what it has so far")
 
     def _refuse_inherited(self) -> None:
-        if self._terms.on_fork == "raise" and self._terms.inherited:
+        if self._policy.on_fork == "raise" and self._policy.inherited:
             raise InheritedResourceError(
-                f"the value of {self._terms.name}, made with on_fork='raise', belongs to the process that made it, and "
-                "this is a child of that one: let the parent use it, or make it with on_fork='discard'"
+                f"the value of {self._policy.name}, made with on_fork='raise', belongs to the process that made it, "
+                "and this is a child of that process: let the parent use it, or make it with on_fork='discard'"
             )
 
 
 class _PerThread(Resource[T]):
     """One value for each thread; it is cleaned up when its thread ends, or with the process."""
 
-    def __init__(self, maker: Callable[[], Any], close: Callable[[Any], object] | None, terms: Terms) -> None:
-        super().__init__(maker, close, terms)
+    def __init__(
+        self, maker: Callable[[], Any], close: Callable[[Any], object] | None, policy: OwnershipPolicy
+    ) -> None:
+        super().__init__(maker, close, policy)
         self._local = local()  # empty in a child: its values are abandoned
         self._everyones: WeakValueDictionary[int, Owned] = WeakValueDictionary()
 
@@ -166,11 +171,11 @@ class _PerThread(Resource[T]):
         return owned is not None and owned.generation == _generation()
 
     def close(self) -> None:
-        catch_up()
+        ownership.abandon_inherited()
         errors = []
         for owned in list(self._everyones.values()):
             try:
-                end(owned)
+                ownership.end(owned)
             except Exception as error:  # the others still have their turn
                 errors.append(error)
         for further in errors[1:]:
@@ -179,7 +184,7 @@ class _PerThread(Resource[T]):
             raise errors[0]
 
     def _make(self) -> T:
-        catch_up()
+        ownership.abandon_inherited()
         mine = self._local
         generation = _generation()
         self._refuse_recursion(getattr(mine, "making", None) == generation)
@@ -190,7 +195,7 @@ class _PerThread(Resource[T]):
         finally:
             self._local.making = None
         self._everyones[id(owned)] = mine.owned = owned
-        mine.ticket = Ticket(owned)
+        mine.finalizer = Finalizer(owned)
         value: T = owned.value
         return value
 
@@ -257,7 +262,7 @@ def resource(
     if per_thread and on_fork == "transfer":
         raise ValueError("resource(per_thread=True) cannot transfer: a child has none of its parent's threads' values")
     name = f"resource {getattr(maker, '__qualname__', None) or repr(maker)}()"
-    return (_PerThread if per_thread else Resource)(maker, close, Terms(name, fds, on_fork))
+    return (_PerThread if per_thread else Resource)(maker, close, OwnershipPolicy(name, fds, on_fork))
 
 
 class _Decorator(Protocol):

@@ -13,13 +13,14 @@ from collections.abc import Callable
 from threading import local
 from typing import Any, final
 
-from forksafe_core.pure.checkout import Checkout, Item, Slots, Waiter
+from forksafe_core.pure.checkout import PoolCore
+from forksafe_core.pure.slots import Entry, Slots, Waiter
 
 __all__ = [
     "BoundedSemaphore",
-    "Checkout",
-    "Item",
+    "Entry",
     "Lock",
+    "PoolCore",
     "RLock",
     "Semaphore",
     "Slots",
