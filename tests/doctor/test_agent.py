@@ -36,7 +36,7 @@ def forks(child, fork=os.fork):
     os._exit(0)
 """
 
-# name: the program, what its child is blocked on and whose affair that is, hazards by kind with what they say.
+# name: the program, what its child is blocked on and which thread held it, hazards by kind with what they say.
 CAUSES = {
     "a sink's lock": (
         """
@@ -70,7 +70,7 @@ in_thread(pool.request, "the requester")
 threading.Thread(target=go.wait, name="somebody else", daemon=True).start()
 forks(pool.request)
 """,
-        ("something that a thread was to do which is not in this process", "the requester"),
+        ("something that another thread was to do", "the requester"),
         {"connection": "TCP 127.0.0.1", "listener": "listens at TCP 127.0.0.1"},
     ),
     "a lock of the whole class": (
@@ -153,7 +153,7 @@ exporter = Exporter()
 exporter.export()
 forks(exporter.export)
 """,
-        ("something that a thread was to do", "exporter_0"),
+        ("something that another thread was to do", "exporter_0"),
         {"executor": "a concurrent.futures.thread.ThreadPoolExecutor, with "},
     ),
     "an event loop in a thread": (
@@ -168,7 +168,7 @@ def ask():
 ask()
 forks(ask)
 """,
-        ("something that a thread was to do", "the loop's thread"),
+        ("something that another thread was to do", "the loop's thread"),
         {"event loop": "an event loop that is running"},
     ),
     "a shared connection": (
@@ -214,7 +214,7 @@ registry = Registry()
 registry._lock.acquire()
 in_thread(registry.count)
 (waiter,) = [thread for thread in threading.enumerate() if thread.name == "the holder"]
-for _ in range(3):  # while this one sleeps, nobody waits for the GIL
+for _ in range(3):  # while this one sleeps, no thread waits for the GIL
     call = ""
     while call not in ("202", "98"):  # futex
         time.sleep(0.05)

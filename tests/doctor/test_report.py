@@ -50,7 +50,7 @@ def test_a_child_that_hangs(tmp_path):
     said = result.stderr
     for text in (
         "MainThread waits for a Lock, __main__.Registry.lock, that was held when the process forked",
-        "the affair of adder, not in this process; when it forked that was at",
+        "held by adder, which does not exist in this process; at the fork it was at",
         "danger  lock: threading.Lock __main__.Registry.lock, held",
         "adder is at",
         "-> make it a forksafe.Lock",

@@ -1,7 +1,7 @@
-"""The doctor's report as a page: one file, nothing loaded from elsewhere, readable without scripts.
+"""The doctor's report as an HTML page: one file that loads nothing and runs no scripts.
 
-A timeline of processes with their forks and hangs, of the threads that were there at each fork and of the locks they
-held, then each fork's hazards with what cures them. Everything that comes from the program is escaped.
+It has a timeline of processes with their forks and hangs, and of the threads and held locks at each fork; then each
+fork's hazards, with their cures. Everything that comes from the program is escaped.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from html import escape
 from typing import Any
 
-from forksafe.doctor.report import Fork, Report, hazards_of
+from forksafe.doctor.report import Fork, Report, hang_of, hazards_of
 
 __all__ = ["page_of"]
 
@@ -44,7 +44,7 @@ def page_of(report: Report) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f"<title>forksafe doctor: {name}</title><style>{_STYLE}</style></head><body>",
         f"<h1>forksafe doctor: <code>{name}</code></h1>",
-        f"<p>It ended with status {report.status}.",
+        f"<p>It ended with status {report.status}:",
         f"{_count(len(report.forks), 'fork')}, {_count(len(report.hangs), 'child', 'children')} that hung.</p>",
     ]
     if report.forks:
@@ -84,13 +84,13 @@ def _hang(event: dict[str, Any]) -> str:
         f"<pre>{escape(chr(10).join(event['stack']))}</pre>",
     ]
     if event["holder"]:
-        parts.append(f"<p>That was the affair of {escape(event['holder'])}, which is not in this process.</p>")
+        parts.append(f"<p>It was {escape(hang_of(event).text_of_holder())}.</p>")
     if event["holder_stack"]:
-        parts.append(f"<p>When it forked, that was at</p><pre>{escape(chr(10).join(event['holder_stack']))}</pre>")
+        parts.append(f"<p>At the fork it was at</p><pre>{escape(chr(10).join(event['holder_stack']))}</pre>")
     return "\n".join([*parts, f"<p class=cure>{escape(event['cure'])}</p></div>"])
 
 
-# The timeline: a row for each process, below it one for each thread and each lock that was seen at its forks.
+# The timeline: a row for each process; below it a row for each thread and each lock that was seen at its forks.
 
 
 def _timeline(report: Report) -> str:
@@ -132,7 +132,7 @@ def _mark(x: float, row: int, fork: Fork) -> str:
 
 
 def _seen_at(forks: list[Fork]) -> dict[str, tuple[float, float, str]]:
-    """Threads and held locks, from when they were first seen at a fork (a lock: held since) to when last."""
+    """Threads and held locks, from the first fork that saw them (a lock: since it was held) to the last."""
     seen: dict[str, tuple[float, float, str]] = {}
     for fork in forks:
         for name in fork.stacks:

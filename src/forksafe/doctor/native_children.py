@@ -1,14 +1,15 @@
-"""Children of forks that Python did not make: found from outside, and asked what they are blocked on.
+"""Children of forks that Python did not make: found from outside, and signalled to report what they are blocked on.
 
-Guarantees: only processes that descend from the program, that have told nothing yet, have been inside one and the same
-wait for a lock for long, and have the handler that examining.py installed, are sent its signal, once. A process that
-has replaced itself by another program has no such handler, and none is sent.
+Guarantees: a process gets the signal, once, if it descends from the program, has recorded nothing yet, has been inside
+the same wait for a lock for long, and has a handler for the signal, as agent.py installs it. A process that has
+replaced itself by another program has no handler and gets no signal.
 
-Not covered: systems without /proc; processes that nothing connects to the program any more (daemons).
+Not covered: systems without /proc; processes that are no descendants any more (daemons).
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -16,21 +17,21 @@ from pathlib import Path
 
 __all__ = ["SIGNAL", "SilentChildren"]
 
-SIGNAL = getattr(signal, "SIGRTMAX", 0) - 3  # hardly used by anybody; below 0 where there are no such signals
+SIGNAL = getattr(signal, "SIGRTMAX", 0) - 3  # hardly ever used; below 0 where there are no such signals
 _LOOK_EVERY = 1.0  # seconds
 _FUTEX = ("202", "98")  # x86-64, aarch64
 
 
 class SilentChildren:
-    """look() again and again. program: the pid that the doctor has started. seconds: how long is long."""
+    """look() again and again. program: the pid of the process that the doctor started. seconds: how long is long."""
 
     def __init__(self, program: int, folder: Path, seconds: float) -> None:
         self._program = program
         self._folder = folder
         self._seconds = seconds
         self._looked = 0.0
-        self._since: dict[int, tuple[str, float]] = {}  # what each was seen in, and since when
-        self._asked: set[int] = set()
+        self._since: dict[int, tuple[str, float]] = {}  # by pid: its state, and since when
+        self._signalled: set[int] = set()
 
     def look(self) -> None:
         now = time.monotonic()
@@ -38,20 +39,21 @@ class SilentChildren:
             return
         self._looked = now
         for pid in _descendants(self._program):
-            if pid in self._asked or (self._folder / f"events-{pid}.jsonl").exists():
+            if pid in self._signalled or (self._folder / f"events-{pid}.jsonl").exists():
                 continue
             state = _state(pid)
             before, since = self._since.get(pid, ("", now))
             if state != before:
                 self._since[pid] = state, now
             elif state and now - since >= self._seconds and _handles(pid):
-                self._asked.add(pid)
-                _send(pid)
+                self._signalled.add(pid)
+                with contextlib.suppress(OSError):  # it has ended
+                    os.kill(pid, SIGNAL)
 
 
 def _descendants(pid: int) -> list[int]:
-    """Of a process, all generations."""
-    parents: dict[int, list[int]] = {}
+    """The children of a process, their children, and so on."""
+    children: dict[int, list[int]] = {}
     try:
         processes = [int(name) for name in os.listdir("/proc") if name.isdigit()]
     except OSError:
@@ -59,20 +61,17 @@ def _descendants(pid: int) -> list[int]:
     for each in processes:
         try:
             fields = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
-            parents.setdefault(int(fields[1]), []).append(each)
+            children.setdefault(int(fields[1]), []).append(each)
         except (OSError, IndexError, ValueError):  # it has ended
             continue
-    found: list[int] = []
-    new = [pid]
-    while new:
-        children = parents.get(new.pop(), [])
-        found += children
-        new += children
-    return found
+    found = [pid]
+    for each in found:  # which grows
+        found += children.get(each, [])
+    return found[1:]
 
 
 def _state(pid: int) -> str:
-    """The wait for a lock that its main thread is in, with the processor time it has had; "" if it is in none."""
+    """Its main thread's wait for a lock, with the processor time it has used; "" if it does not wait for a lock."""
     try:
         call = Path(f"/proc/{pid}/task/{pid}/syscall").read_text()
         times = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
@@ -90,10 +89,3 @@ def _handles(pid: int) -> bool:
     except (OSError, StopIteration):
         return False
     return bool(int(caught.split()[1], 16) >> (SIGNAL - 1) & 1)
-
-
-def _send(pid: int) -> None:
-    try:
-        os.kill(pid, SIGNAL)
-    except OSError:
-        pass

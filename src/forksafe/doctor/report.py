@@ -1,22 +1,24 @@
-"""What the doctor found: read from the files that the program's processes wrote, and told as text.
+"""The doctor's report: read from the files that the program's processes wrote, and formatted as text.
 
-Guarantees: a process that was killed in the middle of a line has written the others; what cannot be read is left out.
-The same hazards at several forks from one place are told once, with how often they were.
+Guarantees: if a process was killed in the middle of a line, its other lines are read. What cannot be read is left out.
+A hazard that several forks from one place share is reported once, with the number of those forks.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Events", "Fork", "Report", "text_of", "text_of_hang"]
+from forksafe.diagnostics.hangs.hang import Hang
+
+__all__ = ["Events", "Fork", "Report", "hang_of", "hazards_of", "text_of", "text_of_hang"]
 
 
 class Events:
-    """What the program's processes have written. new() gives what has come since it was called last."""
+    """What the program's processes have recorded. new() returns what was added since its last call."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -27,7 +29,7 @@ class Events:
             with path.open("rb") as file:
                 file.seek(self._read.get(path, 0))
                 lines = file.read()
-            lines = lines[: lines.rfind(b"\n") + 1]  # the rest of a line is yet to come
+            lines = lines[: lines.rfind(b"\n") + 1]  # the last line may be incomplete
             self._read[path] = self._read.get(path, 0) + len(lines)
             for line in lines.decode("utf-8", "replace").splitlines():
                 try:
@@ -38,7 +40,7 @@ class Events:
 
 @dataclass
 class Fork:
-    """One fork. child: the process it made, None if that ran no Python hooks or there is none."""
+    """One fork. child: the process that it made, None if that is unknown."""
 
     number: str
     pid: int
@@ -52,13 +54,13 @@ class Fork:
 
 @dataclass
 class Report:
-    """command: the program, without its arguments. status: its exit status. hangs: stuck.Stuck's, with pid and fork."""
+    """command: the program, without its arguments. status: its exit status. hangs: each a Hang, with pid and fork."""
 
     command: str
     status: int
     forks: list[Fork]
     hangs: list[dict[str, Any]]
-    processes: dict[int, tuple[float, float]]  # by pid: when it was first and last heard of
+    processes: dict[int, tuple[float, float]]  # by pid: the times of its first and last record
 
     @classmethod
     def read(cls, folder: Path, command: str, status: int) -> Report:
@@ -83,7 +85,7 @@ class Report:
         return cls(command, status, list(forks.values()), hangs, processes)
 
     def has_problems(self) -> bool:
-        """A child hung, or there was a hazard that is more than a note."""
+        """Whether a child hung, or a hazard is more than a note."""
         return bool(self.hangs) or any(hazard["severity"] != "note" for fork in self.forks for hazard in fork.hazards)
 
     def as_dict(self) -> dict[str, Any]:
@@ -121,7 +123,7 @@ def text_of(report: Report) -> str:
 
 
 def hazards_of(forks: list[Fork]) -> list[tuple[dict[str, Any], int]]:
-    """The hazards of forks from one place, each once, with at how many of them it was there."""
+    """The hazards of forks from one place, each once, with the number of forks that it was there at."""
     found: dict[tuple[str, str, str], tuple[dict[str, Any], int]] = {}
     for fork in forks:
         for hazard in fork.hazards:
@@ -138,15 +140,11 @@ def _lines_of(hazard: dict[str, Any], often: str) -> list[str]:
     return [*lines, f"          {hazard['consequence']}", f"          -> {hazard['cure']}"]
 
 
+def hang_of(event: dict[str, Any]) -> Hang:
+    return Hang(*(event[field.name] for field in fields(Hang)))
+
+
 def text_of_hang(event: dict[str, Any]) -> str:
-    """A child that hangs, told as soon as that is known."""
-    lines = [
-        f"forksafe doctor: process {event['pid']} has been blocked for {event['seconds']:.1f} s",
-        f"  {event['thread']} waits for {event['on']}; it is at",
-        *(f"    {line}" for line in event["stack"]),
-    ]
-    if event["holder"]:
-        lines.append(f"  the affair of {event['holder']}, not in this process" + (
-            "; when it forked that was at" if event["holder_stack"] else ""))  # fmt: skip
-        lines += [f"    {line}" for line in event["holder_stack"]]
-    return "\n".join([*lines, f"  -> {event['cure']}", ""])
+    """For a terminal, as soon as a child hangs."""
+    blocked = f"process {event['pid']} has been blocked for {event['seconds']:.1f} s"
+    return f"forksafe doctor: {blocked}\n{hang_of(event).text()}"

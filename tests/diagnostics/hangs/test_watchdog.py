@@ -78,7 +78,7 @@ executor.submit(pow, 2, 5).result()
 forks(lambda: executor.submit(pow, 2, 6).result())
 """,
         [
-            "waits for something that a thread was to do which is not in this process",
+            "waits for something that another thread was to do when the process forked",
             "ThreadPoolExecutor-0_0",
             "in _worker",
         ],
@@ -215,7 +215,7 @@ def test_bad_values(given):
     assert result.stderr == f"forksafe: FORKSAFE_WATCHDOG takes a number of seconds above 0, not {given!r}\n"
 
 
-@pytest.mark.parametrize("failing", ["remember", "threading.Thread.start"])
+@pytest.mark.parametrize("failing", ["take_snapshot", "threading.Thread.start"])
 def test_errors_of_its_own_are_one_line_and_the_program_goes_on(failing):
     result = python("-W", "ignore", "-c", f"""
 import os, threading

@@ -18,7 +18,7 @@ def _install():
     if os.environ.get("FORKSAFE_DOCTOR"):
         from forksafe.doctor import agent
 
-        agent.begin(os.environ["FORKSAFE_DOCTOR"])
+        agent.start(os.environ["FORKSAFE_DOCTOR"])
         return
     install.install(connections=os.environ.get("FORKSAFE_CONNECTIONS", "0") not in ("", "0"))
     if os.environ.get("FORKSAFE_VERBOSE"):

@@ -1,9 +1,9 @@
-"""lock_asked_for(): which lock a blocked thread asks for, told from the lines that it is at.
+"""find_blocked_lock(): which lock a blocked thread waits for, derived from the lines that it is at.
 
-Guarantees: nothing is taken, and none of the program's code is run. A lock is known by a variable, an attribute or a
-name of its module that the very line speaks of; a condition stands for its lock.
+Guarantees: nothing is taken, and none of the program's code is run. A lock is found through a variable, an attribute or
+a module's name that is part of the very line; a condition stands for its lock.
 
-Not covered: a lock that is reached through a call or an index; compiled code's.
+Not covered: a lock that the line reaches through a call or an index; compiled code.
 """
 
 from __future__ import annotations
@@ -19,31 +19,31 @@ from forksafe.introspection.lock_owners import describe
 from forksafe.introspection.stacks import is_machinery
 from forksafe.introspection.static import dict_of, mro_of, name_of, namespace_of, slot
 
-__all__ = ["lock_asked_for"]
+__all__ = ["find_blocked_lock"]
 
-_NEAR = 4  # lines from the innermost, at most up to the first one that is not the standard library's
+_NEAR = 4  # lines from the innermost, at most up to the first one outside the standard library
 _DEEP = 3  # a.b.c.lock
-_WAITS = ("wait", "_wait_for_tstate_lock", "join")  # in threading: for what is to happen, not for a lock
+_WAITS = ("wait", "_wait_for_tstate_lock", "join")  # of threading: they wait for an event, not for a lock
 
 
-def lock_asked_for(frames: list[FrameType]) -> tuple[Any, str]:
-    """The lock that a thread is blocked on, and its name as the outermost of these lines knows it; None and "" if none.
+def find_blocked_lock(frames: list[FrameType]) -> tuple[Any, str]:
+    """The lock, and its name on the outermost of these lines; None and "" if there is none.
 
-    One that says it is free is meant, too, if the line speaks of no other: who has just been given it says so only when
-    it runs on, which a thread that vanished does not.
+    If the line has no lock that is held, a free one is taken for it: a thread that was just given the lock vanished
+    before it could say so.
     """
     innermost = frames[0].f_code
     if innermost.co_name in _WAITS and is_machinery(innermost.co_filename):
         return None, ""
     lock, name = None, ""
     for frame in frames[:_NEAR]:
-        spoken_of = list(_spoken_of(frame))
+        found = list(_locks_on_line(frame))
         if lock is None:
-            held = [value for _, value, _ in spoken_of if is_held(value)]
-            lock = (held or [value for _, value, _ in spoken_of] or [None])[0]
-        for owner, value, found in spoken_of:
+            held = [value for _, value, _ in found if is_held(value)]
+            lock = (held or [value for _, value, _ in found] or [None])[0]
+        for owner, value, known_as in found:
             if value is lock:
-                name = found or describe(owner, value)
+                name = known_as or describe(owner, value)
                 break
         if not is_machinery(frame.f_code.co_filename):
             break
@@ -51,7 +51,7 @@ def lock_asked_for(frames: list[FrameType]) -> tuple[Any, str]:
 
 
 def _names_on_line(frame: FrameType) -> set[str]:
-    """What the line that a frame is at speaks of: variables, names of the module, attributes."""
+    """The variables, attributes and module's names that the line reads."""
     code = frame.f_code
     ranges = [(start, end) for start, end, line in code.co_lines() if line == frame.f_lineno]
     names: set[str] = set()
@@ -64,8 +64,8 @@ def _names_on_line(frame: FrameType) -> set[str]:
     return names
 
 
-def _spoken_of(frame: FrameType) -> Iterator[tuple[Any, Any, str]]:
-    """Locks, each with what has it, and with a name if that would not tell."""
+def _locks_on_line(frame: FrameType) -> Iterator[tuple[Any, Any, str]]:
+    """Owner, lock and name of each lock; the name is "" where describe() finds one."""
     names, variables, module = _names_on_line(frame), frame.f_locals, frame.f_globals
     for name in names:
         if name in variables and variables is not module:
@@ -79,18 +79,18 @@ def _spoken_of(frame: FrameType) -> Iterator[tuple[Any, Any, str]]:
         yield from _attributes(value, names, _DEEP)
 
 
-def _locks(owner: Any, value: Any, found: str) -> Iterator[tuple[Any, Any, str]]:
-    """A lock itself, or a condition's."""
+def _locks(owner: Any, value: Any, name: str) -> Iterator[tuple[Any, Any, str]]:
+    """The value itself if it is a lock, or a condition's lock."""
     if type(value) in TYPES:
-        yield owner, value, found
+        yield owner, value, name
     elif issubclass(type(value), threading.Condition):
         lock = dict_of(value).get("_lock")
         if type(lock) in TYPES:
-            yield value, lock, found
+            yield value, lock, name
 
 
 def _attributes(value: Any, names: set[str], deep: int) -> Iterator[tuple[Any, Any, str]]:
-    """An object's own; a class's, asked for by itself or by an instance; a module's; theirs, so many levels deep."""
+    """The locks among the attributes with these names: of an instance, its class, a module; and so many levels deep."""
     kind = type(value)
     own = dict_of(value)
     owner = str(own.get("__name__", "?")) if issubclass(kind, ModuleType) else name_of(kind)

@@ -1,7 +1,7 @@
-"""What there was when a process forked, kept for the child, so that one that hangs can be told what it hangs on.
+"""Snapshot: what there was when a process forked, kept for the child, to explain what the child hangs on.
 
-Guarantees: nothing is changed, taken or waited for. Stacks are text; of objects nothing is kept but their id(), and of
-locks that were held the lock.
+Guarantees: nothing is changed, taken or waited for. Stacks are kept as text, objects as their id(). Only locks that
+were held are kept themselves.
 """
 
 from __future__ import annotations
@@ -17,47 +17,48 @@ from forksafe.diagnostics.detectors.imports import imports_under_way
 from forksafe.diagnostics.detectors.locks import HeldLock, held_locks
 from forksafe.introspection.stacks import frames_of, has_single_stack, line_of, other_threads, writers
 
-__all__ = ["AtFork", "Vanished", "lines_of", "objects_of", "remember"]
+__all__ = ["Snapshot", "VanishedThread", "lines_of", "objects_of", "take_snapshot"]
 
 _BEGINNINGS = ("run", "_bootstrap_inner", "_bootstrap")
-# Of these many share one object, so that it tells nothing.
+# Many variables refer to one object of these types, so it identifies no thread.
 _COMMON = frozenset({type(None), bool, int, float, str, bytes, tuple, type, type(os), type(os.walk), type(len)})
 
 
 @dataclass(frozen=True)
-class Vanished:
-    """A thread that a child does not have, as it was at the fork. stack: innermost line first. had: id()s of what its
-    variables were."""
+class VanishedThread:
+    """A thread that a child does not have, as it was at the fork. stack: innermost line first. objects: the id()s of
+    what its variables referred to."""
 
     name: str
     stack: list[str]
-    had: frozenset[int]
+    objects: frozenset[int]
 
     def waits(self) -> bool:
-        """In a condition, whose lock it has let go."""
+        """Whether it was in a condition's wait(), so that it did not hold the condition's lock."""
         return bool(self.stack) and self.stack[0].endswith(" in wait")
 
 
 @dataclass(frozen=True)
-class AtFork:
-    """imports: modules that were half imported, by which thread; writing: what was being written to, and by whom."""
+class Snapshot:
+    """imports: modules that were half imported; writing: files that were being written to; both with the name of the
+    thread. descriptors: those that were open."""
 
     pid: int
     held: tuple[HeldLock, ...]
-    threads: tuple[Vanished, ...]
+    threads: tuple[VanishedThread, ...]
     imports: dict[str, str]
     writing: dict[str, str]
     descriptors: frozenset[int]
 
-    def named(self, name: str) -> list[Vanished]:
+    def named(self, name: str) -> list[VanishedThread]:
         return [each for each in self.threads if each.name == name][:1]
 
 
-def remember() -> AtFork:
-    """Called by the thread that is about to fork; or in the child of a fork by C, where all is as it was."""
+def take_snapshot() -> Snapshot:
+    """Called by the thread that is about to fork; or in the child of a fork by C code, where memory is unchanged."""
     if has_single_stack():
-        return AtFork(os.getpid(), (), (), {}, {}, _descriptors())
-    return AtFork(
+        return Snapshot(os.getpid(), (), (), {}, {}, _descriptors())
+    return Snapshot(
         os.getpid(),
         tuple(held_locks()),
         tuple(map(_vanished, other_threads())),
@@ -67,13 +68,14 @@ def remember() -> AtFork:
     )
 
 
-def _vanished(thread: threading.Thread) -> Vanished:
+def _vanished(thread: threading.Thread) -> VanishedThread:
     frames = list(frames_of(thread))
-    return Vanished(thread.name, lines_of(frames), frozenset(key for frame in frames for key in objects_of(frame)))
+    objects = frozenset(key for frame in frames for key in objects_of(frame))
+    return VanishedThread(thread.name, lines_of(frames), objects)
 
 
 def lines_of(frames: Iterable[FrameType]) -> list[str]:
-    """As text, but for the import system's own lines, and those that begin every thread."""
+    """A stack as text, without the lines of the import system and those at which every thread begins."""
     return [
         line_of(frame)
         for frame in frames
@@ -83,7 +85,7 @@ def lines_of(frames: Iterable[FrameType]) -> list[str]:
 
 
 def objects_of(frame: FrameType) -> list[int]:
-    """The id()s of what a function's variables are, but for what tells nothing."""
+    """The id()s of what a function's variables refer to, without common objects."""
     if frame.f_locals is frame.f_globals:
         return []
     values: list[Any] = list(frame.f_locals.values())

@@ -1,12 +1,12 @@
-"""FORKSAFE_WATCHDOG=seconds: a child that is blocked for longer than that says on stderr what it is blocked on, once.
+"""FORKSAFE_WATCHDOG=seconds: a child that is blocked for longer reports on stderr, once, what it is blocked on.
 
-Guarantees: only children watch themselves, each with a daemon thread, which no fork of theirs meets; the program is not
-changed, and goes on as it would. The report is one write to descriptor 2. What fails in here is reported in one line,
-and the program goes on.
+Guarantees: each child watches itself, with a daemon thread that is ended before each of the child's own forks. The
+program is not changed, and goes on as it would. The report is one write to descriptor 2. An error of the watchdog is
+reported in one line, and the program goes on.
 
-Why that survives fork: what there was is noted in the parent before each fork; each child starts a thread of its own.
+Why that survives fork: the snapshot is taken in the parent before each fork; each child starts a thread of its own.
 
-Not covered: children of forks that Python did not make, until forksafe is first called in them. One that computes
+Not covered: children of forks that Python did not make, until forksafe is first called in them. A child that computes
 without end is not blocked.
 """
 
@@ -17,31 +17,29 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from types import FrameType
 
 from forksafe.atfork import hooks
 from forksafe.atfork.hooks import Registration, register_at_fork
-from forksafe.diagnostics.hangs.hang import Stuck, Watch
-from forksafe.diagnostics.hangs.snapshot import AtFork, remember
+from forksafe.diagnostics.hangs.hang import Hang, Watch
+from forksafe.diagnostics.hangs.snapshot import Snapshot, take_snapshot
 from forksafe.diagnostics.hazard import report_internal_error
 from forksafe.introspection.stacks import outward
 from forksafe.introspection.threads import add_helper, is_single_threaded, wait_until_gone
 from forksafe_core import atfork
 
-__all__ = ["Watchdog", "start", "start_if_asked", "text_of"]
-
+__all__ = ["Watchdog", "start", "start_if_asked"]
 
 _PATIENCE = 1.0  # seconds to wait for the thread's end: it may be in the middle of a look
-_EACH = 20  # forks that are looked at one by one; after that, so that a storm is not slowed down, one a second
+_EACH = 20  # so many forks take a snapshot each; after that one a second, so that a storm is not slowed down
 
 
 class Watchdog:
-    """Watches in every child from now on. report: called with what a child is stuck on, once in each."""
+    """Watches in every child from now on. report: called with what a child hangs on, once in each."""
 
-    def __init__(self, seconds: float, report: Callable[[Stuck], object]) -> None:
+    def __init__(self, seconds: float, report: Callable[[Hang], object]) -> None:
         self._seconds = seconds
         self._report = report
-        self._at_fork: AtFork | None = None
+        self._snapshot: Snapshot | None = None
         self._forks, self._looked = 0, 0.0
         self._watch: Watch | None = None  # in a child that has reported nothing yet
         self._thread: threading.Thread | None = None
@@ -55,11 +53,12 @@ class Watchdog:
         self._end()
         now = time.monotonic()
         self._forks += 1
-        if self._at_fork is None or self._forks <= _EACH or now - self._looked > 1 or self._at_fork.pid != os.getpid():
+        known = self._snapshot
+        if known is None or self._forks <= _EACH or now - self._looked > 1 or known.pid != os.getpid():
             try:
-                self._at_fork, self._looked = remember(), time.monotonic()
+                self._snapshot, self._looked = take_snapshot(), time.monotonic()
             except Exception as error:
-                self._at_fork = None
+                self._snapshot = None
                 report_internal_error("the watchdog", error)
 
     def _after_in_parent(self) -> None:
@@ -71,16 +70,16 @@ class Watchdog:
 
         True to be called again.
         """
-        if any(_is_hook(frame) for frame in outward(sys._getframe(1))):
+        if any(frame.f_code.co_filename == hooks.__file__ for frame in outward(sys._getframe(1))):
             return True
         self._begin()
         return False
 
     def _after_in_child(self) -> None:
-        at_fork = self._at_fork
+        snapshot = self._snapshot
         self._watch = self._thread = None
-        if at_fork is not None and at_fork.pid != os.getpid():
-            self._watch = Watch(at_fork, self._seconds)
+        if snapshot is not None and snapshot.pid != os.getpid():
+            self._watch = Watch(snapshot, self._seconds)
             self._begin()
 
     def _begin(self) -> None:
@@ -98,7 +97,7 @@ class Watchdog:
             report_internal_error("the watchdog", error)
 
     def _end(self) -> None:
-        """A fork, and who asks for the number of threads, is not to meet the one that watches."""
+        """A fork must not find the watching thread, and neither must a count of threads."""
         thread, self._thread = self._thread, None
         self._enough.set()
         if thread is not None:
@@ -119,36 +118,24 @@ class Watchdog:
                 return
 
 
-def _is_hook(frame: FrameType) -> bool:
-    return frame.f_code.co_filename == hooks.__file__
-
-
 def start(seconds: float) -> Watchdog:
-    """What importing forksafe does if FORKSAFE_WATCHDOG is set."""
-    return Watchdog(seconds, lambda found: os.write(2, text_of(found).encode()))
+    """Watch in every child, and report on stderr."""
+    return Watchdog(seconds, _write_report)
 
 
-def text_of(found: Stuck) -> str:
-    """The report of a process about itself."""
-    lines = [
-        f"forksafe: process {os.getpid()} (generation {atfork.generation()}) is blocked for {found.seconds:.1f} s",
-        f"  {found.thread} waits for {found.on}; it is at",
-        *(f"    {line}" for line in found.stack),
-    ]
-    if found.holder:
-        lines.append(f"  it was the affair of {found.holder}, not in this process; at the fork" + (
-            " that was at" if found.holder_stack else ""))  # fmt: skip
-        lines += [f"    {line}" for line in found.holder_stack]
-    return "\n".join([*lines, f"  {found.cure}", ""])
+def _write_report(found: Hang) -> None:
+    process = f"process {os.getpid()} (generation {atfork.generation()})"
+    os.write(2, f"forksafe: {process} has been blocked for {found.seconds:.1f} s\n{found.text()}".encode())
 
 
 def start_if_asked() -> None:
+    """Called when forksafe is imported and FORKSAFE_WATCHDOG is set."""
     given = os.environ.get("FORKSAFE_WATCHDOG", "")
     try:
         seconds = float(given)
     except ValueError:
         seconds = -1.0
-    if not seconds > 0:
+    if seconds > 0:
+        start(seconds)
+    else:
         os.write(2, f"forksafe: FORKSAFE_WATCHDOG takes a number of seconds above 0, not {given!r}\n".encode())
-        return
-    start(seconds)
