@@ -69,7 +69,7 @@ if TYPE_CHECKING:
     from forksafe.atfork.quiesce import quiesce
     from forksafe.background.thread import BackgroundThread, background_thread
     from forksafe.descriptors.close_on_fork import close_on_fork, keep_on_fork
-    from forksafe.descriptors.search import register_finder
+    from forksafe.descriptors.type_plans import register_finder
     from forksafe.diagnostics.guard import Guard, guard
     from forksafe.diagnostics.hazard import ForkHazardError, Hazard
     from forksafe.diagnostics.lock_tracking import track_locks
@@ -162,7 +162,7 @@ _at_first_use = {
     "protect": "forksafe.adapters.protect",
     "quiesce": "forksafe.atfork.quiesce",
     "register_adapter": "forksafe.adapters.protect",
-    "register_finder": "forksafe.descriptors.search",
+    "register_finder": "forksafe.descriptors.type_plans",
     "resource": "forksafe.resources.resource",
     "track_locks": "forksafe.diagnostics.lock_tracking",
     "uninstall": "forksafe.patching.install",

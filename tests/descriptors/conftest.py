@@ -9,17 +9,17 @@ import threading
 
 import pytest
 
-from forksafe.descriptors import search as finding
+from forksafe.descriptors import type_plans
 from support.servers import make_certificate
 
 
 @pytest.fixture
 def forget_finders():
-    before = dict(finding._finders)
+    before = dict(type_plans._finders)
     yield
-    finding._finders.clear()
-    finding._finders.update(before)
-    finding._plans.clear()
+    type_plans._finders.clear()
+    type_plans._finders.update(before)
+    type_plans._plans.clear()
 
 
 @pytest.fixture(scope="module")

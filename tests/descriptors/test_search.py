@@ -18,7 +18,7 @@ from types import SimpleNamespace
 import pytest
 
 import forksafe
-from forksafe.descriptors import search as finding
+from forksafe.descriptors import search, type_plans
 from forksafe.descriptors.search import Found, find, flag, warn_unknown
 from forksafe_core import atfork
 from support.programs import python, succeeds
@@ -146,15 +146,15 @@ def test_cycles_and_too_much(pair):
     cycle = [pair[0]]
     cycle.append(cycle)
     assert descriptors(cycle) == {pair[0].fileno()}
-    wide = find([[] for _ in range(finding.MOST_OBJECTS + 1)])
+    wide = find([[] for _ in range(search.MOST_OBJECTS + 1)])
     deep = value = []
-    for _ in range(finding.MOST_DEEP + 1):
+    for _ in range(search.MOST_DEEP + 1):
         value.append([])
         value = value[0]
     value.append(pair[0])
     for found in (wide, find(deep)):
         assert found == Found(unknown=True, cut_short=True)
-    assert find([pair[0], *[[] for _ in range(finding.MOST_OBJECTS)]]) == Found((pair[0].fileno(),), cut_short=True)
+    assert find([pair[0], *[[] for _ in range(search.MOST_OBJECTS)]]) == Found((pair[0].fileno(),), cut_short=True)
 
 
 def test_while_other_threads_change_it(pair):
@@ -211,7 +211,7 @@ def test_register_finder_with_bad_input():
         forksafe.register_finder(3, print)
     with pytest.raises(TypeError, match="takes a callable second"):
         forksafe.register_finder(dict, 3)
-    assert dict not in finding._finders
+    assert dict not in type_plans._finders
 
 
 def test_nothing_is_imported():

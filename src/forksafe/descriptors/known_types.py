@@ -1,12 +1,11 @@
-"""What find() knows of other libraries: who hides descriptors, who connects late, whose insides are others'.
+"""What is known of other libraries' types: which hide their descriptors, connect late, or lead to others' objects.
 
-Guarantees: everything is named by dotted name, so nothing is imported for it. A finder asks only what cannot wait,
+Guarantees: everything is named by dotted name, so nothing is imported for it. A finder calls only what cannot wait,
 connect or raise for long, and gives nothing for what is closed.
 
-SQLite tells the names of a connection's files. Its files are then looked for among those this process has open, by
+SQLite tells the names of a connection's files. Its files are then searched among those that this process has open, by
 (st_dev, st_ino); they are not opened for that, since closing them again would drop SQLite's locks. So whatever else
-has the same file open counts too. A connection may be busy in another thread when a fork comes: at a fork it is not
-asked again.
+has the same file open counts too. A connection may be busy in another thread at a fork, so then it is not called again.
 """
 
 from __future__ import annotations
