@@ -1,16 +1,16 @@
-"""The documentation: each snippet is run, what is shown as its output comes, and the pages build without a warning.
+"""The documentation: each snippet is run, its output is compared, and the pages build without a warning.
 
-A snippet is a block of python or sh. It runs in a fresh interpreter or shell, in a session of its own that is killed
-as a whole when it has ended or its time is up, in a folder where the files are that the page has shown so far. A block
-of text is the output of the snippet before it: `…` stands for anything, a line of it for any lines; process ids,
-seconds and the folder's name are not compared. In front of a block a comment may say more:
+A snippet is a block of python or sh. It runs in a fresh interpreter or shell, in a folder with the files that the page
+has shown before. Its session is killed as a whole when it has ended or its time is up. A block of text is the output of
+the snippet before it: `…` stands for any text, and on a line of its own for any lines. Process ids, seconds and the
+folder's name are not compared. A comment before a block may say more:
 
-<!-- snippet: file=NAME -->       the page's later commands find it under this name; one of them names it, and runs it
-<!-- snippet: needs=postgres -->  or redis: run with the server of the fixture; PGHOST and the like, or REDIS_URL, tell
-<!-- snippet: with=MODULE -->     of a program that not every environment has: only compiled where it is missing
+<!-- snippet: file=NAME -->       a file of this name for later commands of the page, one of which names it and runs it
+<!-- snippet: needs=postgres -->  or redis: run with the server of the fixture (PGHOST and the like, or REDIS_URL)
+<!-- snippet: with=MODULE -->     needs a program that may be missing: then it is only compiled
 <!-- snippet: until=TEXT -->      ended by SIGTERM as soon as it has written this
 <!-- snippet: hangs -->           the control: it has not ended after some seconds
-<!-- snippet: status=N -->        its exit status, where that is not 0
+<!-- snippet: status=N -->        its exit status, if that is not 0
 <!-- snippet: never -->           only compiled: it would change the machine or the environment
 """
 
@@ -20,25 +20,21 @@ import configparser
 import importlib.util
 import os
 import re
-import select
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import forksafe
+from support.documents import PATH, ROOT, Running, environment_with, write_programs
 from support.programs import succeeds
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 DOCS = ROOT / "docs"
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 pytestmark = [
@@ -48,10 +44,9 @@ pytestmark = [
 
 LIMIT = 60.0  # seconds for a snippet
 CONTROL = 3.0  # seconds after which one counts as hanging
-ONLY_COMPILED = 11  # snippets that may not run here: a page that adds one says so here
+ONLY_COMPILED = 11  # snippets that may be only compiled: a page that adds one changes this number
 OPTIONS = {"file", "needs", "with", "until", "hangs", "status", "never"}
 CONFIGURATIONS = {"ini", "toml"}
-PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 
 
 @dataclass
@@ -62,13 +57,13 @@ class Snippet:
     text: str
     options: dict[str, str]
     output: str | None = None
-    files: dict[str, str] = field(default_factory=dict)  # what the page has shown before
+    files: dict[str, str] = field(default_factory=dict)  # those that the page has shown before
 
     def __str__(self) -> str:
         return f"{self.page}:{self.line}"
 
     def users(self) -> list[Snippet]:
-        """The later commands and files of its page that name this file."""
+        """The later commands and files of the page that name this file."""
         name, later = self.options["file"], SNIPPETS[SNIPPETS.index(self) + 1 :]
         words = rf"\b({re.escape(name)}|{re.escape(name.partition('.')[0])})\b"
         return [
@@ -137,25 +132,13 @@ def check_syntax(snippet: Snippet) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """With a PATH on which `python`, `forksafe` and `pytest` are this interpreter's."""
-    plugin = "" if any(e.value == "forksafe.pytest_plugin" for e in entry_points(group="pytest11")) else (
-        "-p forksafe.pytest_plugin")  # fmt: skip
-    programs = tmp_path / "bin"
-    programs.mkdir()
-    for name, module in (("python", ""), ("forksafe", "-m forksafe"), ("pytest", f"-m pytest {plugin} -p no:timeout")):
-        file = programs / name
-        file.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {module} "$@"\n')
-        file.chmod(0o755)
+    write_programs(tmp_path / "bin")
     (tmp_path / "work").mkdir()
     return tmp_path / "work"
 
 
 def environment_for(snippet: Snippet, folder: Path, request: pytest.FixtureRequest) -> dict[str, str]:
-    environment = dict(os.environ)
-    environment["PATH"] = os.pathsep.join([str(folder.parent / "bin"), PATH])
-    environment["PYTHONPATH"] = os.pathsep.join(os.path.abspath(each) for each in sys.path if each)
-    environment["HOME"] = str(folder)  # where gunicorn has a socket
-    environment["PYTHONWARNINGS"] = "ignore::DeprecationWarning"  # from 3.12 on: that a process with threads forks
+    environment = {**environment_with(folder.parent / "bin"), "HOME": str(folder)}  # where gunicorn has a socket
     needs: Any = snippet.options.get("needs")
     if needs == "postgres":
         server = request.getfixturevalue("postgres")
@@ -166,41 +149,6 @@ def environment_for(snippet: Snippet, folder: Path, request: pytest.FixtureReque
     else:
         assert needs is None, f"{snippet} needs {needs}?"
     return environment
-
-
-class Running:
-    """A snippet's process, what it has written so far, and its end."""
-
-    def __init__(self, command: list[str], folder: Path, environment: dict[str, str]) -> None:
-        self.said = ""
-        self.process = subprocess.Popen(
-            command, cwd=folder, env=environment, start_new_session=True,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
-
-    def __enter__(self) -> Running:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        try:
-            os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        self.process.communicate(timeout=10)
-
-    def read(self, seconds: float, until: str = "") -> bool:
-        """Up to the text, or else until all that have its output have closed it; False when the time is up."""
-        assert self.process.stdout is not None
-        deadline = time.monotonic() + seconds
-        while not until or until not in self.said:
-            left = deadline - time.monotonic()
-            if left <= 0 or not select.select([self.process.stdout], [], [], left)[0]:
-                return False
-            piece = os.read(self.process.stdout.fileno(), 65536)
-            if not piece:
-                return not until
-            self.said += piece.decode(errors="replace")
-        return True
 
 
 def comparable(text: str, folder: Path) -> str:
@@ -245,8 +193,7 @@ def test_snippet(snippet: Snippet, folder: Path, request: pytest.FixtureRequest)
             running.process.terminate()
             assert running.read(LIMIT), f"SIGTERM does not end it:\n{running.said}"
         else:
-            assert running.read(LIMIT), f"it hangs:\n{running.said}"
-            status = running.process.wait(10)
+            status = running.ends(LIMIT)
             assert status == int(options.get("status", 0)), f"status {status}\n{running.said}"
         said = running.said
     if snippet.output is not None:
@@ -259,31 +206,41 @@ def test_configuration(snippet: Snippet) -> None:
     check_syntax(snippet)
 
 
-def test_nothing_is_neither_run_nor_checked() -> None:
+def test_kinds_known() -> None:
     assert {each.kind for each in SNIPPETS} <= {"python", "sh", *CONFIGURATIONS}
     assert len(CODE) > 40
 
 
-def test_only_so_many_are_only_compiled() -> None:
+def test_compiled_only_count() -> None:
     assert len([each for each in CODE if each.may_be_only_compiled]) == ONLY_COMPILED
 
 
-def test_the_reference_has_all_there_is() -> None:
+def test_reference_complete() -> None:
     text = (DOCS / "api.md").read_text(encoding="utf-8")
     documented = re.findall(r"^\.\. auto\w+:: forksafe\.(\w+)$", text, re.MULTILINE)
     assert sorted(documented) == sorted(set(forksafe.__all__) - {"testing"})
     assert ".. autofunction:: forksafe.testing.run_in_child" in (DOCS / "testing.md").read_text(encoding="utf-8")
 
 
-def test_nothing_is_loaded_from_elsewhere() -> None:
+def test_architecture_folders() -> None:
+    text = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    sources = ROOT / "src" / "forksafe"
+    if not sources.exists():
+        pytest.skip("the sources are not here")
+    described = set(re.findall(r"^\| `([\w/]+)/` \|", text, re.MULTILINE)) | set(re.findall(r"`([a-z]\w+\.py)`", text))
+    folders = {str(each.parent.relative_to(sources)) for each in sources.glob("*/**/__init__.py")}
+    assert described == folders | {"locks.py", "errors.py", "testing.py", "pytest_plugin.py"}
+
+
+def test_drawings_self_contained() -> None:
     for drawing in sorted(DOCS.glob("**/*.svg")):
         text = drawing.read_text(encoding="utf-8").replace("http://www.w3.org/2000/svg", "")
         assert "<title>" in text, f"{drawing.name}: say in a <title> what is drawn"
         assert not re.search(r"https?:|<script|<image|@import|url\((?!#)", text), drawing.name
 
 
-def test_the_pages_build(tmp_path: Path) -> None:
-    """With the command of CONTRIBUTING.md: every warning is an error, a link that leads nowhere is one, too."""
+def test_pages_build(tmp_path: Path) -> None:
+    """With the command of CONTRIBUTING.md: every warning is an error, and so is a dead link."""
     for module in ("sphinx", "furo", "myst_parser"):
         if importlib.util.find_spec(module) is None:
             pytest.skip(f'{module} is not installed: pip install ".[docs]"')

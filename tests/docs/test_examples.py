@@ -31,8 +31,8 @@ def test_sqlalchemy_workers(postgres, tmp_path):
     assert out == "the parent's order and 12 of its workers are there, in sessions of their own\n"
 
 
-def test_control_sqlalchemy_workers_without_protect(postgres, tmp_path):
-    """They fail, or hang, or find themselves in the parent's session."""
+def test_sqlalchemy_workers_unprotected(postgres, tmp_path):
+    """The control: they fail, or hang, or use the parent's session."""
     pytest.importorskip("sqlalchemy")
     pytest.importorskip("psycopg2")
     text = text_of("sqlalchemy_workers")
