@@ -51,7 +51,11 @@ cdef int drop(local self, token) except -1:
 
 @cython.no_gc_clear
 cdef class local:
-    """Attributes with a value for each thread, as threading.local. In a child nobody has any yet."""
+    """local(*args, **kwargs)\n--\n
+    Attributes with a value for each thread, as threading.local. In a child no thread has a value yet.
+
+    The arguments are for the __init__() of a subclass, which is called for each thread.
+    """
     cdef dict values  # thread token: that thread's attributes
     cdef uint64_t stamp
     cdef tuple args

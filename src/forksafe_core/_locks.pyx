@@ -109,8 +109,7 @@ cdef uint64_t holder_of(fs_word *owner) noexcept nogil:
 
 
 cdef class Lock:
-    """Lock(*, on_orphan=None, hold=False, hold_timeout=5.0)
-
+    """Lock(*, on_orphan=None, hold=False, hold_timeout=5.0)\n--\n
     threading.Lock that a fork cannot leave locked for ever. In a child it is still held if the thread that forked
     held it, and free if another thread did.
 
@@ -155,7 +154,7 @@ cdef class Lock:
 
     def __repr__(self):
         state = "locked" if self.locked() else "unlocked"
-        return f"<{state} forksafe.{type(self).__name__} object at {<uintptr_t><PyObject *>self:#x}>"
+        return f"<{state} forksafe.{type(self).__name__} object at {<uintptr_t><PyObject *>self:#x}{details_of(self)}>"
 
     def __reduce__(self):
         raise TypeError("cannot pickle '_thread.lock' object")
@@ -166,8 +165,7 @@ cdef class Lock:
 
 
 cdef class RLock:
-    """RLock(*, on_orphan=None, hold=False, hold_timeout=5.0)
-
+    """RLock(*, on_orphan=None, hold=False, hold_timeout=5.0)\n--\n
     threading.RLock that a fork cannot leave locked for ever. In a child it is still held, as often as before, if the
     thread that forked held it, and free if another thread did. on_orphan and hold: see Lock.
     """
@@ -226,7 +224,7 @@ cdef class RLock:
         cdef uint64_t holder = holder_of(lw_owner(word_of(&self.word)))
         state, count = ("locked", self.count) if holder else ("unlocked", 0)
         return (f"<{state} forksafe.{type(self).__name__} object owner={fs.ident_of(holder)} count={count} "
-                f"at {<uintptr_t><PyObject *>self:#x}>")
+                f"at {<uintptr_t><PyObject *>self:#x}{details_of(self)}>")
 
     def __reduce__(self):
         raise TypeError("cannot pickle '_thread.RLock' object")
@@ -349,18 +347,27 @@ def taken_at(lock):
     return since / 1e9 if since else None
 
 
-def set_recorder(recorder):
-    """Have recorder(lock) called with each Lock and RLock that is made from now on; None: not any more.
+def set_recorder(recorder, describe=None):
+    """Call recorder(lock) with each Lock and RLock that is made from now on; None: stop that.
 
-    When locks were taken before is forgotten.
+    describe(lock): what a lock's repr says besides, while locks are tracked. When locks were taken before is forgotten.
     """
+    global _describe
+    _describe = describe
     lt_forget()
     if recorder is not None and recorder not in _recorders:
         _recorders.append(recorder)
     record_new(<PyObject *>recorder if recorder is not None else NULL)
 
 
-cdef list _recorders = []  # for good: another thread may be about to call one that is not wanted any more
+cdef list _recorders = []  # for good: another thread may be about to call one that has been replaced
+cdef object _describe = None
+
+
+cdef str details_of(lock):
+    describe = _describe
+    details = "" if describe is None else describe(lock)
+    return f" {details}" if details else ""
 
 
 cdef fs_word *any_word(lock) except NULL:

@@ -39,13 +39,12 @@ cdef uint64_t NEVER = UINT64_MAX  # no process has this stamp
 @cython.final
 @cython.no_gc_clear
 cdef class PerProcess:
-    """PerProcess(make, /)
---
+    """PerProcess(make, /)\n--\n
+    A value of each process: call it for this process's, which make() makes at first use.
 
-A value of each process: call it for this process's, which make() makes at first use.
-
-make: called without arguments, by one thread at a time. In a child the parent's value is kept alive but out of reach,
-and make() is called again. It pickles if make does; another process then makes its own value."""
+    make: called without arguments, by one thread at a time. In a child the parent's value is kept alive but out of
+    reach, and make() is called again. It pickles if make does; another process then makes its own value.
+    """
     cdef uint64_t stamp  # atomic: of the process that made the value; NEVER if none has
     cdef object value    # written once in a process, before the stamp
     cdef object maker

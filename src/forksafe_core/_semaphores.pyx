@@ -122,8 +122,7 @@ cdef int release(Semaphore self, uint64_t n) except -1:
 
 
 cdef class Semaphore:
-    """Semaphore(value=1, *, at_fork="keep")
-
+    """Semaphore(value=1, *, at_fork="keep")\n--\n
     threading.Semaphore that no vanished thread can block. In a child the count is what it was at the fork; with
     at_fork="restore" permits that vanished threads had taken are back, for semaphores that count resources.
     """
@@ -172,8 +171,7 @@ cdef class Semaphore:
 
 
 cdef class BoundedSemaphore(Semaphore):
-    """BoundedSemaphore(value=1)
-
+    """BoundedSemaphore(value=1)\n--\n
     threading.BoundedSemaphore that no vanished thread can empty. In a child the permits that vanished threads had
     taken are back; those that the thread which forked had taken stay taken.
     """

@@ -6,7 +6,9 @@ cdef inline bint is_done(uint64_t word) noexcept nogil:
 
 
 cdef class FutureState:
-    """The state of a Future. The class derived from it makes its condition and its errors."""
+    """FutureState()\n--\n
+    The state of a Future. The class derived from it makes its condition and its errors.
+    """
     cdef uint64_t word    # atomic
     cdef uint64_t stamp   # of the process that made it, or has settled it
     cdef uint64_t runner  # the token of the thread that runs it

@@ -190,3 +190,34 @@ def test_a_child_turns_it_off_for_itself(tracking, fork):
 
     assert run_in_child(child, fork=fork) == (False, None, "")
     assert is_tracking()
+
+
+@pytest.mark.parametrize("kind", [forksafe.Lock, forksafe.RLock])
+def test_repr_tells_holder(tracking, kind):
+    """Which thread holds the lock, and where it was made; in a child of another thread, that it is free."""
+    lock = kind()
+    assert repr(lock).endswith(" made at " + made_at(lock) + ">")
+    holding, go = threading.Event(), threading.Event()
+
+    def hold():
+        with lock:
+            holding.set()
+            go.wait(10)
+
+    thread = threading.Thread(target=hold, name="the holder")
+    thread.start()
+    try:
+        assert holding.wait(10)
+        assert repr(lock).endswith(f" held by the holder, made at {made_at(lock)}>")
+        text = run_in_child(lambda: repr(lock))
+        assert text.startswith("<unlocked")
+        assert "held by" not in text
+    finally:
+        go.set()
+        thread.join(10)
+
+
+def test_repr_untracked():
+    lock = forksafe.Lock()
+    with lock:
+        assert repr(lock) == f"<locked forksafe.Lock object at {id(lock):#x}>"

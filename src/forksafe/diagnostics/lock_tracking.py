@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from _weakref import ref
 from typing import Any
 
 from forksafe.locks import Lock
-from forksafe_core import atfork, set_recorder
+from forksafe_core import atfork, holder, set_recorder
 
 __all__ = ["is_tracking", "made_at", "track_locks"]
 
@@ -35,7 +36,7 @@ def track_locks(on: bool = True) -> None:
         raise TypeError(f"track_locks() takes True or False, not {on!r}")
     with _changing:
         _on = on
-        set_recorder(_record if on else None)
+        set_recorder(_record, _describe) if on else set_recorder(None)
         atfork.set_tracking(on)
 
 
@@ -48,6 +49,14 @@ def made_at(lock: Any) -> str:
     """The file, line and function in which a Lock or RLock was made; "" if locks were not tracked then."""
     found = _made.get(id(lock))
     return found[1] if found is not None and found[0]() is lock else ""
+
+
+def _describe(lock: Any) -> str:
+    """For the lock's repr: the thread that holds it, and where it was made. No lock is taken for it."""
+    ident, made = atfork.ident_of(holder(lock)), made_at(lock)
+    thread = threading._active.get(ident)  # type: ignore[attr-defined]
+    held = "" if not ident else f"held by {thread.name if thread is not None else f'thread {ident}'}"
+    return ", ".join(filter(None, (held, made and f"made at {made}")))
 
 
 def _record(lock: Any) -> None:

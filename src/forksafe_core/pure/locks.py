@@ -99,7 +99,7 @@ def taken_at(lock: object) -> None:
     return None
 
 
-def set_recorder(recorder: object) -> None:
+def set_recorder(recorder: object, describe: object = None) -> None:
     return None
 
 
