@@ -24,6 +24,7 @@ if FORK_HERE:
 def pytest_configure(config: pytest.Config) -> None:
     """Not in pyproject.toml: pytest would import forksafe for it, before coverage and the like have begun."""
     config.addinivalue_line("filterwarnings", "error::forksafe.ForkHazardWarning")
+    config.addinivalue_line("markers", "slow: what takes longer than it tells anew; not run by default, -m slow does")
     config.addinivalue_line("markers", "server: needs a PostgreSQL, a MariaDB or a Redis; every test that asks for one")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # what a shell's background jobs begin with
         signal.signal(signal.SIGINT, signal.default_int_handler)

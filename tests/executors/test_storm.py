@@ -13,7 +13,7 @@ import pytest
 from support.programs import python, succeeds
 
 PROGRAM = Path(__file__).with_name("storm.py")
-COUNT = int(os.environ.get("FORKSAFE_STORM", "400"))
+COUNT = int(os.environ.get("FORKSAFE_STORM", "80"))
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here"),

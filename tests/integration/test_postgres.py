@@ -8,7 +8,9 @@ from __future__ import annotations
 import pytest
 
 from support import drivers
+from support.cover import cover
 from support.driver_matrix import CELLS, CONTROLS, STATES, Cell, cells_of, damaged, in_this_process, run_matrix
+from support.forks import FORKS
 
 DRIVERS = ("psycopg2", "psycopg", "sqlalchemy")
 TLS = pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
@@ -27,11 +29,9 @@ def test_control_without_a_cure_the_parent_suffers(postgres, driver, tls, cell):
     assert damaged(wrong), wrong
 
 
-@pytest.mark.parametrize("cure", ["close_on_fork", "resource"])  # a pool's threads are no company for a C fork
-@TLS
-def test_every_way_to_fork(postgres, fork, tls, cure):
+# No pool among the cures: its threads compete for the GIL, after which the child of a C fork may hang.
+@cover(fork_name=FORKS, tls=(False, True), cure=("close_on_fork", "resource"), state=STATES, action=("gc", "query"))
+def test_every_way_to_fork(postgres, fork, tls, cure, state, action):
     pytest.importorskip("psycopg2")
     driver = drivers.DRIVERS["psycopg2"](postgres, tls)
-    for state in STATES:
-        for action in ("gc", "query"):
-            assert in_this_process(driver, Cell(cure, state, action), fork) == []
+    assert in_this_process(driver, Cell(cure, state, action), fork) == []

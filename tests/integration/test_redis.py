@@ -15,7 +15,9 @@ import pytest
 import forksafe
 from forksafe.testing import run_in_child
 from support import drivers
+from support.cover import cover
 from support.driver_matrix import CELLS, CONTROLS, STATES, Cell, cells_of, damaged, in_this_process, run_matrix
+from support.forks import FORKS
 from support.programs import python, script, succeeds
 
 DRIVERS = ("redis",)
@@ -47,14 +49,12 @@ def test_control_without_a_cure_the_parent_suffers(redis_server, driver, tls, ce
     assert damaged(wrong), wrong
 
 
-@pytest.mark.parametrize("cure", ["close_on_fork", "resource"])  # a pool's threads are no company for a C fork
-@TLS
-def test_every_way_to_fork(redis_server, fork, tls, cure):
+# No pool among the cures: its threads compete for the GIL, after which the child of a C fork may hang.
+@cover(fork_name=FORKS, tls=(False, True), cure=("close_on_fork", "resource"), state=STATES, action=("gc", "query"))
+def test_every_way_to_fork(redis_server, fork, tls, cure, state, action):
     pytest.importorskip("redis")
     driver = drivers.DRIVERS["redis"](redis_server, tls)
-    for state in STATES:
-        for action in ("gc", "query"):
-            assert in_this_process(driver, Cell(cure, state, action), fork) == []
+    assert in_this_process(driver, Cell(cure, state, action), fork) == []
 
 
 def watching(client):
@@ -121,7 +121,7 @@ USES = {
 }
 
 
-@pytest.mark.parametrize("use", list(USES))
+@cover(client=(False, True), fork_name=FORKS, use=USES)
 def test_a_subscription_used_in_the_child_goes_on_in_the_parent(client, other, fork, use):
     held = [subscribed(client)]
     forksafe.close_on_fork(held[0].connection._sock)

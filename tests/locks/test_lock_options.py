@@ -168,7 +168,7 @@ class TestHold:
             lock = LOCKS[kind][0](hold=hold)
             stop.clear()
             with threads(lambda lock=lock: write(lock), 1):
-                torn[hold] = sum(run_in_child(lambda: (lock.acquire(), pair[0] != pair[1])[1]) for _ in range(40))
+                torn[hold] = sum(run_in_child(lambda: (lock.acquire(), pair[0] != pair[1])[1]) for _ in range(12))
                 stop.set()
         assert torn[True] == 0
         assert torn[False] > 0
@@ -213,7 +213,7 @@ class TestHold:
 
         with threads(work, 4):
             start = time.monotonic()
-            free = [run_in_child(lambda: all(lock.acquire(False) for lock in (a, b, c))) for _ in range(100)]
+            free = [run_in_child(lambda: all(lock.acquire(False) for lock in (a, b, c))) for _ in range(25)]
             stop.set()
         assert all(free)
         assert time.monotonic() - start < 60

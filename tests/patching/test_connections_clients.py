@@ -170,7 +170,11 @@ def test_an_answer_half_read_by_urllib(tmp_path, http_server):
 DRIVERS = {
     "psycopg2": "postgres", "psycopg": "postgres", "MySQLdb": "mariadb", "pymysql": "mariadb", "redis": "redis_server"
 }  # fmt: skip
-HAVE = "from drivers import DRIVERS\nfrom server_addresses import MariaDB, Postgres, Redis\nserver = {server!r}\n"
+HAVE = """
+from support.drivers import DRIVERS
+from support.server_addresses import MariaDB, Postgres, Redis
+server = {server!r}
+"""
 CLOSES = """
 driver = DRIVERS[sys.argv[1]](server, tls=sys.argv[2] == "tls")
 connection = driver.connect()

@@ -16,7 +16,9 @@ import pytest
 
 from forksafe import InheritedConnectionError, PoolClosed
 from forksafe.testing import run_in_child
+from support.cover import cover
 from support.echo_pool import SIZE, assert_dead, uses_its_own
+from support.forks import FORKS
 from support.hangs import assert_child_hangs
 from support.pools import LIMIT, in_thread, wait_for_waiters, wait_until
 from support.threads import threads
@@ -145,8 +147,7 @@ def uses_it(pool, conn, lease):
 ACTIONS = (leaves_it, collects, closes_the_pool, gives_back, ends_the_block, uses_it)
 
 
-@pytest.mark.parametrize("action", ACTIONS, ids=lambda function: function.__name__)
-@pytest.mark.parametrize("state", STATES, ids=lambda function: function.__name__)
+@cover(fork_name=FORKS, state=STATES, action=ACTIONS)
 def test_child(server, pool, calm_fork, state, action):
     with state(pool, server) as (conns, conn, lease):
         numbers = [each.number for each in conns]

@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 psycopg = pytest.importorskip("psycopg")
-COUNT = int(os.environ.get("FORKSAFE_STORM", "40"))
+COUNT = int(os.environ.get("FORKSAFE_STORM", "15"))
 PROGRAM = Path(__file__).with_name("storm.py")
 
 
