@@ -165,6 +165,12 @@ def pattern_of(shown: str) -> str:
     return "".join(map(pattern, shown.splitlines()))
 
 
+def stops(running: Running) -> bool:
+    """One SIGTERM may not do: a worker of uWSGI that is just starting drops it."""
+    running.process.terminate()
+    return running.read(LIMIT / 6)
+
+
 @pytest.mark.parametrize("snippet", CODE, ids=str)
 def test_snippet(snippet: Snippet, folder: Path, request: pytest.FixtureRequest) -> None:
     check_syntax(snippet)
@@ -190,8 +196,7 @@ def test_snippet(snippet: Snippet, folder: Path, request: pytest.FixtureRequest)
         elif options.get("until"):
             assert running.read(LIMIT, options["until"]), running.said
             assert not running.read(1), f"it ended by itself:\n{running.said}"  # its other workers begin as well
-            running.process.terminate()
-            assert running.read(LIMIT), f"SIGTERM does not end it:\n{running.said}"
+            assert any(stops(running) for _ in range(6)), f"SIGTERM does not end it:\n{running.said}"
         else:
             status = running.ends(LIMIT)
             assert status == int(options.get("status", 0)), f"status {status}\n{running.said}"
