@@ -1,45 +1,25 @@
-"""Fork-safety primitives: what threading, os.register_at_fork and friends should do when a threaded process forks.
+"""Fork-safety primitives: threading, concurrent.futures and multiprocessing for programs with threads that fork.
 
-How this package is laid out, lowest first; each file's contract is at its top:
+A fork copies the memory of a process, but only one of its threads. The child finds locks held, tasks begun and
+connections in use by threads that it does not have. Objects of this package are usable in the child.
 
-  errors.py      every exception and warning
-  locks.py       Lock, RLock, Condition, Event, Barrier, Semaphore, BoundedSemaphore, local
-  alone.py       which threads there are, as the system sees it
-  vanished.py    the end of a child of a fork by C, where threading knows nothing of the fork
-  hooks.py       register_at_fork, before, after_in_parent, after_in_child
-  descriptors.py close_on_fork, keep_on_fork
-  finding.py     which descriptors a value has; finders.py: what is known of drivers
-  owned.py       values that belong to the process that made them
-  resources.py   @resource
-  pool.py        ConnectionPool; pooled.py: one connection, pool_threads.py, pool_upkeep.py: who works for it
-  futures.py     Future; ending.py: the end of a child that was a worker of its parent
-  quiescing.py   quiesce(): threads of forksafe brought to rest
-  executors.py   ThreadPoolExecutor; crews.py: its threads
-  background.py  BackgroundThread, background_thread; background_runs.py: its thread, restarting.py: in children
-  processes.py   get_context, get_start_method
-  process_pool.py  ProcessPoolExecutor
-  protecting.py  protect(): objects that exist already
-  adapters.py    what protect() does for a type; executor_, worker_, thread_adapters.py: for the standard library's,
-                 library_, loky_adapters.py, http_pools.py, loops.py: for others'
-  disowning.py   what the standard library would end or join at a child's exit, and is the parent's
-  imports.py     modules that a vanished thread was importing
-  streams.py     standard streams and log files that a vanished thread was writing to
-  watching.py    functions called when a module has been imported; making.py: when something has been made
-  connecting.py  connections that the program opens, flagged on their own
-  auditing.py    audit hooks; lock_places.py: who has a lock; plain_sight.py: looking without running the object's code
-  patching.py    install(): threading's factories replaced, and back
-  hazard.py      hazards(): what a fork would break; seen_threads, seen_locks, seen_modules, seen_executors,
-                 seen_descriptors.py: where it is looked for; taken_care_of.py: what is none; tracking.py: track_locks()
-  guarding.py    guard(): warn or veto at fork
-  stuck.py       what a child is blocked on; asked_for.py: which lock that is, at_fork.py: what there was at the fork,
-                 watchdog.py: FORKSAFE_WATCHDOG
-  testing.py     run_in_child(); pytest_plugin.py
-  examining.py   what the doctor has a program note; doctor_children.py: children that note nothing; doctor.py,
-                 doctor_report.py, doctor_page.py: forksafe doctor
-  demo.py        forksafe demo
-  cli.py         forksafe run | doctor | demo
+  a program that hangs    forksafe doctor app.py finds the cause, forksafe run app.py cures it (command line)
+  locks                   Lock, RLock, Condition, Event, Barrier, Semaphore, BoundedSemaphore, local: as threading's
+  executors, threads      ThreadPoolExecutor, ProcessPoolExecutor, Future, BackgroundThread, background_thread
+  processes               get_context(), get_start_method(): fork only while there is one thread
+  connections             @resource, ConnectionPool: a child makes its own; close_on_fork(), keep_on_fork()
+  state of a process      PerProcess: renewed in each child; generation()
+  what exists already     protect() for an object, install() for threading's names in the whole program
+  types of your own       register_adapter(), register_finder()
+  code around a fork      register_at_fork(), @before, @after_in_parent, @after_in_child, quiesce()
+  what a fork breaks      hazards(); guard() warns of them or refuses the fork; track_locks() adds to the reports
+  tests                   testing.run_in_child(); pytest --forksafe=error
 
-Beside it forksafe_core knows how forks happen; it is compiled. What is rarely used is imported at first use.
+Begin with `forksafe run` for a program that is to stay as it is, else with the lock:
+
+    lock = forksafe.Lock()  # in place of threading.Lock(): never left locked by a thread that a child does not have
+
+Each name has its promises in its own help. Errors are subclasses of RuntimeError or TimeoutError.
 """
 
 from __future__ import annotations
@@ -201,4 +181,4 @@ if _os.environ.get("FORKSAFE_WATCHDOG") and hasattr(_os, "fork"):
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

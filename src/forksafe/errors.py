@@ -23,7 +23,7 @@ class ForkHazardWarning(RuntimeWarning):
 
 
 class UnknownDescriptorsWarning(ForkHazardWarning):
-    """A connection was given to forksafe whose descriptors it could not find: a child would share them."""
+    """forksafe could not find the descriptors of a connection that it was given: a child would share them."""
 
 
 class InheritedConnectionError(RuntimeError):

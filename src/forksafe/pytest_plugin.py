@@ -24,7 +24,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         choices=("warn", "error"),
         help="report tests that fork while something is alive that breaks in the child, or have them fail",
     )
-    parser.addini("forksafe_ignore", "modules whose hazards --forksafe does not look at", type="args", default=[])
+    parser.addini("forksafe_ignore", "modules that --forksafe leaves out", type="args", default=[])
     parser.addini("forksafe_severity", "look at hazards from this one on: note, warning (the default) or danger",
                   default="warning")  # fmt: skip
 

@@ -68,12 +68,12 @@ CASES = {
         with forksafe.guard("raise") as guard:
             guard.off()
         raises(ValueError, "guard(action)", forksafe.guard, "shout")
-        raises(ValueError, "hazards(kinds=...)", forksafe.hazards, ["nonsense"])
+        raises(ValueError, "hazards(kinds)", forksafe.hazards, ["nonsense"])
         forksafe.track_locks()
         with forksafe.Lock():
             pass
         forksafe.track_locks(False)
-        raises(TypeError, "track_locks()", forksafe.track_locks, 1)
+        raises(TypeError, "track_locks(on)", forksafe.track_locks, 1)
     """,
     "locks lock": """
         for kind in (forksafe.Lock, forksafe.RLock):

@@ -149,9 +149,9 @@ def test_an_error_of_its_own_is_one_line_and_stops_no_fork(monkeypatch, held, ca
 
 def test_bad_arguments():
     for wrong, message in [
-        ({"action": "veto"}, r'guard\(action\) is "warn", "raise" or "log", not \'veto\''),
-        ({"severity": "bad"}, r"guard\(severity=...\) is"),
-        ({"kinds": ["locks"]}, r"guard\(kinds=...\) takes some of"),
+        ({"action": "veto"}, r'guard\(action\) takes "warn", "raise" or "log", not \'veto\''),
+        ({"severity": "bad"}, r"guard\(severity\) takes"),
+        ({"kinds": ["locks"]}, r"guard\(kinds\) takes some of"),
     ]:
         with pytest.raises(ValueError, match=message):
             forksafe.guard(**wrong)
@@ -173,3 +173,12 @@ def test_an_audit_hook_that_forbids_others():
     """)  # fmt: skip
     assert result.returncode == 1
     assert "guard(): an audit hook of this program forbids to add another" in result.stderr
+
+
+def test_attributes():
+    """Completion shows what is public."""
+    guard = forksafe.guard()
+    guard.off()
+    assert [name for name in dir(guard) if not name.startswith("__")] == [
+        "action", "ignore", "kinds", "modules", "off", "severity"
+    ]  # fmt: skip

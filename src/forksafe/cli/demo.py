@@ -184,7 +184,7 @@ class _Run:
 
     def kill(self) -> None:
         """Kill the whole session, also what outlived the program itself."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):  # nobody is left; macOS: none but zombies
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # all have ended; macOS: only zombies are left
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
@@ -204,7 +204,7 @@ def _environment() -> dict[str, str]:
 
 
 def _file() -> IO[str]:
-    """For what a program prints. In a pipe nobody would see the end while a child hangs."""
+    """For what a program prints. A pipe would stay open while a child hangs."""
     return tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
 
 

@@ -4,8 +4,8 @@ Guarantees: the program runs as it would, with its own input and output, signals
 it has ended, or when the doctor is interrupted. A child that hangs is reported at once, for the program may never end
 then. No argument values, environment or contents are in a report.
 
-Not covered: processes whose Python ignores the environment (-I, -E). Of forks that Python did not make, only children
-whose main thread hangs.
+Not covered: processes whose Python ignores the environment (-I, -E). Children of forks that Python did
+not make, unless their main thread hangs.
 """
 
 from __future__ import annotations

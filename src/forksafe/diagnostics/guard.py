@@ -1,12 +1,12 @@
 """guard(): warn of hazards at each fork that Python makes, log them, or refuse the fork.
 
-Guarantees: it looks before anything of the fork has run, so that a refused one has left nothing behind: no hook has
-been called, no lock taken. A program that has one thread and nothing open that could be shared pays for counting its
-threads and looking at its descriptors. An error of its own is one line on stderr, and the fork goes on.
+Guarantees: it looks before anything of the fork has run, so that a refused fork leaves nothing behind: no hook is
+called, no lock taken. In a program with one thread the cost is a count of its threads and a look at its descriptors.
+An error of the guard is one line on stderr, and the fork goes on.
 
-Why that survives fork: guards that are on stay so in children.
+Why that survives fork: guards that are on stay on in children.
 
-Not covered: forks that Python does not make, and those of subprocess: nobody is asked before these.
+Not covered: forks that Python does not make, and those of subprocess: they raise no audit event.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal
 
+from forksafe.arguments import check_choice
 from forksafe.diagnostics.hazard import ForkHazardError, Hazard, Severity, checked_kinds, report_internal_error
 from forksafe.diagnostics.scan import hazards
 from forksafe.errors import ForkHazardWarning
@@ -34,23 +36,20 @@ _changing = Lock()
 _guards: tuple[Guard, ...] = ()  # replaced, never changed: forks walk it
 
 
+@dataclass(eq=False, repr=False)
 class Guard:
-    """What guard() returns. As a context manager it is on until the block is left."""
+    """What guard() returns. As a context manager it is on until the end of the block."""
 
     __module__ = "forksafe"
 
-    def __init__(
-        self, action: Action, kinds: tuple[str, ...], severity: Severity, modules: tuple[str, ...],
-        ignore: tuple[str, ...],
-    ) -> None:  # fmt: skip
-        self.action = action
-        self.kinds = kinds
-        self.severity = severity
-        self.modules = modules
-        self.ignore = ignore
+    action: Action
+    kinds: tuple[str, ...]
+    severity: Severity
+    modules: tuple[str, ...]
+    ignore: tuple[str, ...]
 
     def off(self) -> None:
-        """Look no more. Once is enough, more does nothing."""
+        """End this guard. More than once does nothing more."""
         global _guards
         with _changing:
             _guards = tuple(each for each in _guards if each is not self)
@@ -66,16 +65,6 @@ class Guard:
     def __repr__(self) -> str:
         return f"<forksafe.Guard({self.action!r}, {'on' if self in _guards else 'off'})>"
 
-    def _wants(self, hazard: Hazard) -> bool:
-        if any(_is_within(hazard.module, name) for name in self.ignore):
-            return False
-        return not self.modules or any(_is_within(hazard.module, name) for name in self.modules)
-
-    def _look(self, where: str) -> None:
-        found = [hazard for hazard in hazards(self.kinds, self.severity) if self._wants(hazard)]
-        if found:
-            _ACTIONS[self.action](found, where)
-
 
 def guard(
     action: Action = "warn",
@@ -85,20 +74,19 @@ def guard(
     modules: Iterable[str] = (),
     ignore: Iterable[str] = (),
 ) -> Guard:
-    """From now on look for hazards at every fork Python makes, os.fork, forkpty and multiprocessing's.
+    """From now on look for hazards at every fork that Python makes: os.fork, forkpty and multiprocessing's.
 
     action: "warn" issues one ForkHazardWarning for the fork, with the hazards in it; "log" writes them to the logger
-    "forksafe"; "raise" refuses the fork with ForkHazardError, before anything has run. kinds: of these hazards alone;
-    see hazards(). severity: from this one on, of "note", "warning" and "danger". modules: only what belongs to these
-    modules and the modules within them; ignore: but for these.
+    "forksafe"; "raise" refuses the fork with ForkHazardError, before anything has run. kinds, severity: as for
+    hazards(). modules: only what belongs to these modules and the modules within them; ignore: not what belongs to
+    these.
 
-    It is on until off() of what is returned is called, or until the end of the block it is used for. Several can be on.
-    TypeError or ValueError for arguments that are none of these. RuntimeError if an audit hook of the program's forbids
-    to listen. No effect without fork.
+    The guard is on until its off() is called, or until the end of its `with` block. Several can be on. TypeError or
+    ValueError for other arguments. RuntimeError if an audit hook of the program forbids another one. No effect on a
+    platform without fork.
     """
     global _guards
-    if action not in _ACTIONS:
-        raise ValueError(f'guard(action) is "warn", "raise" or "log", not {action!r}')
+    check_choice(action, "guard(action)", tuple(_ACTIONS))
     wanted = checked_kinds(kinds, severity, "guard")
     made = Guard(action, wanted, severity, _names(modules, "modules"), _names(ignore, "ignore"))
     if hasattr(os, "fork"):
@@ -118,6 +106,18 @@ def _names(given: Iterable[str], what: str) -> tuple[str, ...]:
     return names
 
 
+def _check(guard: Guard, where: str) -> None:
+    found = [hazard for hazard in hazards(guard.kinds, guard.severity) if _is_wanted(guard, hazard)]
+    if found:
+        _ACTIONS[guard.action](found, where)
+
+
+def _is_wanted(guard: Guard, hazard: Hazard) -> bool:
+    if any(_is_within(hazard.module, name) for name in guard.ignore):
+        return False
+    return not guard.modules or any(_is_within(hazard.module, name) for name in guard.modules)
+
+
 def _is_within(module: str, name: str) -> bool:
     return module == name or module.startswith(name + ".")
 
@@ -128,7 +128,7 @@ def _audit(event: str, args: tuple[Any, ...]) -> None:
         where = place_of(outward(sys._getframe(1)))
         for each in _guards:
             try:
-                each._look(where)
+                _check(each, where)
             except (ForkHazardError, ForkHazardWarning):  # the latter with -W error
                 raise
             except Exception as error:

@@ -11,34 +11,28 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from forksafe.arguments import check_choice
+
 __all__ = ["KINDS", "SEVERITIES", "ForkHazardError", "Hazard", "Severity", "checked_kinds", "report_internal_error"]
 
 Severity = Literal["note", "warning", "danger"]
 
 SEVERITIES = ("note", "warning", "danger")
 KINDS = (
-    "thread",
-    "lock",
-    "import",
-    "write",
-    "executor",
-    "connection",
-    "listener",
-    "event loop",
-    "file lock",
-    "library",
+    "thread", "lock", "import", "write", "executor", "connection", "listener", "event loop", "file lock", "library",
     "start method",
-)
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Hazard:
     """One thing that a fork at this moment would break in the child.
 
-    kind: one of KINDS. severity: "danger", the child will hang or harm its parent if it uses this; "warning", it may;
-    "note", it explains others. what: the thing itself. consequence: what will happen in the child. cure: what to
-    change. module: the module it belongs to, or "". thread: the name of the thread it is about, or "". where: the
-    line of code at which that thread is, or "". since: for how many seconds a lock has been held, if known.
+    kind: "thread", "lock", "import", "write", "executor", "connection", "listener", "event loop", "file lock",
+    "library" or "start method". severity: "danger", the child will hang or harm its parent if it uses this;
+    "warning", it may; "note", it explains others. what: the thing itself. consequence: what will happen in the child.
+    cure: what to change. module: the module it belongs to, or "". thread: the name of the thread it is about, or "".
+    where: the line of code at which that thread is, or "". since: the seconds that a lock has been held, if known.
     """
 
     kind: str
@@ -81,7 +75,6 @@ def checked_kinds(kinds: Sequence[str] | None, severity: str, function: str) -> 
     wanted = KINDS if kinds is None else tuple(kinds)
     for kind in wanted:
         if kind not in KINDS:
-            raise ValueError(f"{function}(kinds=...) takes some of {', '.join(KINDS)}, not {kind!r}")
-    if severity not in SEVERITIES:
-        raise ValueError(f'{function}(severity=...) is "note", "warning" or "danger", not {severity!r}')
+            raise ValueError(f"{function}(kinds) takes some of {', '.join(KINDS)}, not {kind!r}")
+    check_choice(severity, f"{function}(severity)", SEVERITIES)
     return wanted

@@ -1,10 +1,11 @@
-"""track_locks(): from now on, forksafe's locks know where they were made and since when they are held.
+"""track_locks(): from now on forksafe's locks record where they are made and when they are taken.
 
-Guarantees: nothing of this costs anything while it is off. While it is on, making a lock notes the line that made it,
-and taking one notes the time; hazards() and the reports made of it tell both. Locks made before, and instances of
-subclasses, are known by the object that has them.
+Guarantees: while it is off it costs nothing. While it is on, making a lock records the line that makes it, and taking
+a lock records the time; hazards() reports both.
 
-Why that survives fork: children go on tracking, and know what their parent knew.
+Why that survives fork: children go on tracking, and have their parent's records.
+
+Not covered: where a lock was made before, and where an instance of a subclass was made.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import threading
 from _weakref import ref
 from typing import Any
 
+from forksafe.arguments import check_bool
 from forksafe.locks import Lock
 from forksafe_core import atfork, holder, set_recorder
 
@@ -30,10 +32,9 @@ _on = False
 
 
 def track_locks(on: bool = True) -> None:
-    """Have forksafe's locks note where they are made and when they are taken, or not any more. TypeError if no bool."""
+    """Have forksafe's locks record where they are made and when they are taken; on=False ends that. TypeError else."""
     global _on
-    if not isinstance(on, bool):
-        raise TypeError(f"track_locks() takes True or False, not {on!r}")
+    check_bool(on, "track_locks(on)")
     with _changing:
         _on = on
         set_recorder(_record, _describe) if on else set_recorder(None)
@@ -41,7 +42,6 @@ def track_locks(on: bool = True) -> None:
 
 
 def is_tracking() -> bool:
-    """Whether locks are tracked."""
     return _on
 
 

@@ -23,6 +23,7 @@ from forksafe.atfork.child_exit import end_process
 from forksafe.atfork.hooks import forking_idents
 from forksafe.executors.futures import Future
 from forksafe.executors.inherited import end_with_task
+from forksafe.introspection.exemptions import exempt_thread
 from forksafe.locks import Lock
 from forksafe_core import PerProcess, WorkQueue
 
@@ -57,6 +58,7 @@ class WorkerThreads:
     def _start_thread(self, future: Future[Any]) -> None:
         thread = threading.Thread(name=f"{self._prefix}_{len(self.threads)}", target=_work, args=(self,))
         self.threads.add(thread)
+        exempt_thread(thread)
         try:
             thread.start()
         except Exception:

@@ -1,9 +1,9 @@
-"""add_audit_hook(): an audit hook, and the certainty that it is there.
+"""add_audit_hook(): adds an audit hook, and makes sure that it is called.
 
-Guarantees: it is added once for good, for none can be removed. A hook of the program's that forbids others makes no
-error in sys.addaudithook(); here it is a RuntimeError.
+Guarantees: it is added once, for good: an audit hook cannot be removed. Where a hook of the program forbids others,
+sys.addaudithook() raises nothing; this raises RuntimeError.
 
-What is added passes the event PROBE on to answer().
+A hook that is added here passes the event PROBE on to answer().
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ _Hook = Callable[[str, tuple[Any, ...]], None]
 _added: set[_Hook] = set()
 
 
-def add_audit_hook(hook: _Hook, whose: str) -> None:
-    """RuntimeError, which begins with `whose`, if it was refused."""
+def add_audit_hook(hook: _Hook, function: str) -> None:
+    """RuntimeError, which names the function that wants the hook, if it was refused."""
     if hook in _added:
         return
     answers: list[_Hook] = []
     sys.addaudithook(hook)
     sys.audit(PROBE, answers)
     if hook not in answers:
-        raise RuntimeError(f"{whose}: an audit hook of this program forbids to add another")
+        raise RuntimeError(f"{function}: an audit hook of this program forbids to add another")
     _added.add(hook)
 
 
 def answer(hook: _Hook, args: tuple[Any, ...]) -> None:
-    """For a hook that was asked by PROBE whether it is there."""
+    """Called by a hook for the event PROBE: it is there."""
     args[0].append(hook)

@@ -1,6 +1,6 @@
-"""Where locks are: what has a lock, in words, and which of those that the collector knows are nobody's business.
+"""Lock owners: what refers to a lock, in words, and which of the locks that the collector knows belong to Python.
 
-Guarantees: nothing is taken, and no property or other code of the program's is run.
+Guarantees: nothing is taken, and no property or other code of the program is run.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from forksafe.introspection.static import attributes_of, dict_of, name_of
 
-__all__ = ["COLLECTIONS", "NO_OWNERS", "describe", "is_bookkeeping", "locks_of_threads", "who_has"]
+__all__ = ["COLLECTIONS", "NO_OWNERS", "describe", "is_bookkeeping", "locks_of_threads", "with_its_owners"]
 
 COLLECTIONS: tuple[type, ...] = (list, tuple, set, frozenset)
 # A module's dictionary is an object of its own, and CPython 3.12's _asyncio would show objects that it has freed.
@@ -22,7 +22,7 @@ NO_OWNERS: tuple[type, ...] = (ModuleType, deque, BuiltinMethodType)
 
 
 def is_bookkeeping(owner: Any) -> bool:
-    """Module locks, which imports.py deals with, as objects or as dictionaries; what names a lock for a report."""
+    """Whether it is a lock of the import system, or a lock's entry in a report; as an object or as its dictionary."""
     kind = type(owner)
     if issubclass(kind, dict):
         keys = dict.keys(owner)
@@ -31,13 +31,13 @@ def is_bookkeeping(owner: Any) -> bool:
 
 
 def locks_of_threads() -> set[int]:
-    """Their id()s. threading puts these right itself, and a thread's own stays locked as long as it lives."""
+    """The id()s of locks that threads have. threading renews them itself, and a thread's own is held while it lives."""
     threads = [*threading.enumerate(), *threading._dangling]  # type: ignore[attr-defined]
     return {id(value) for thread in threads for value in vars(thread).values()}
 
 
 def describe(owner: Any, lock: Any) -> str:
-    """Where a lock was found: module.name, or the class whose instance has it, and the attribute."""
+    """Where a lock was found: module.name, or the class of its owner with the attribute."""
     kind = type(owner)
     if issubclass(kind, dict):
         return _in_dictionary(owner, lock)
@@ -66,13 +66,13 @@ def _in_collection(owner: Any) -> str:
     return f"{describe(owners[0], owner)}[...]" if owners else f"in a {type(owner).__name__}"
 
 
-def who_has(owner: Any) -> list[Any]:
-    """An owner of a lock, whose dictionary that is, and who has the collection that it is."""
+def with_its_owners(owner: Any) -> list[Any]:
+    """An owner of a lock; if it is a dictionary, also the instance of that; if it is a collection, also its owners."""
     kind = type(owner)
     if issubclass(kind, dict):
         return [owner, *_instances_with(owner)]
     if issubclass(kind, COLLECTIONS):
-        return [owner, *(each for holder in _owners_of(owner) for each in who_has(holder))]
+        return [owner, *(each for holder in _owners_of(owner) for each in with_its_owners(holder))]
     return [owner]
 
 
@@ -81,6 +81,6 @@ def _instances_with(dictionary: dict[Any, Any]) -> list[Any]:
 
 
 def _owners_of(collection: Any) -> list[Any]:
-    """Another collection, a frame or a function says no more."""
+    """Without collections, frames and functions, for their names would say no more."""
     no_owners = (*COLLECTIONS, *NO_OWNERS, FrameType, FunctionType, CellType)
     return [each for each in gc.get_referrers(collection) if not issubclass(type(each), no_owners)]

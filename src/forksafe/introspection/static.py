@@ -1,7 +1,7 @@
-"""Looking at objects without running any of their code: proxies, properties and overridden methods stay untouched.
+"""Looks at objects without running any of their code: proxies, properties and overridden methods are not called.
 
-A lazy proxy that is asked for __dict__ or __class__, as isinstance() does, makes its object, and may take locks for
-that, or wait for another thread that does.
+A lazy proxy makes its object when its __dict__ or __class__ is read, as isinstance() does. To do so it may take locks,
+or wait for another thread.
 """
 
 from __future__ import annotations

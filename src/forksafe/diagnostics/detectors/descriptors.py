@@ -1,7 +1,9 @@
 """Hazards that are descriptors: connections, listening sockets, epolls and locked files that a child would share.
 
-Guarantees: what forksafe has flagged is none. Only addresses are told, never what is sent; a socket is looked at
-through a duplicate of its descriptor, which is closed again. Linux alone has the lists that this reads.
+Guarantees: what forksafe has flagged is no hazard. Only addresses are reported, never what is sent. A socket is looked
+at through a duplicate of its descriptor, which is closed again.
+
+Not covered: systems other than Linux, which do not list a process's descriptors.
 """
 
 from __future__ import annotations
@@ -66,17 +68,17 @@ def _socket(descriptor: int) -> Iterable[Hazard]:
         family = {socket.AF_INET: "TCP", socket.AF_INET6: "TCP", socket.AF_UNIX: "unix"}.get(sock.family)
         if family is None or sock.type != socket.SOCK_STREAM:
             return
-        here = _text_of(_ask(sock.getsockname))
+        here = _text_of(_address(sock.getsockname))
         if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
             yield Hazard(
                 "listener",
                 "note",
                 f"descriptor {descriptor} listens at {family} {here}",
-                "shared: the port stays taken as long as any child lives, and children can accept what is the parent's",
+                "shared: the port stays in use while any child lives, and children can accept the parent's connections",
                 "close_on_fork() it, unless children are there to accept",
             )
             return
-        address = _ask(sock.getpeername)
+        address = _address(sock.getpeername)
         peer = _text_of(address)
         if not peer:
             return
@@ -87,15 +89,15 @@ def _socket(descriptor: int) -> Iterable[Hazard]:
             "connection",
             "danger",
             f"descriptor {descriptor}, {family} {here} to {peer}" + (f" ({service})" if service else ""),
-            "shared: what a child sends or reads is taken for the parent's, and its end may end the parent's session",
+            "shared: what a child sends counts as the parent's, and the child's exit may end the parent's session",
             _CONNECTION,
         )
 
 
-def _ask(which: Callable[[], Any]) -> Any:
-    """An address as the socket has it; None if it has none."""
+def _address(call: Callable[[], Any]) -> Any:
+    """What getsockname() or getpeername() returns; None if there is no address."""
     try:
-        return which()
+        return call()
     except OSError:
         return None
 

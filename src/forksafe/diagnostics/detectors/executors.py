@@ -1,6 +1,6 @@
-"""Hazards that are executors, pools, helper threads' owners and event loops of the standard library, if unprotected.
+"""Hazards that are executors, pools, queue listeners and event loops of the standard library, if unprotected.
 
-Guarantees: forksafe's own and those that were given to protect() are none. Nothing is asked that could wait.
+Guarantees: forksafe's own and those given to protect() are no hazards. Nothing that could wait is called.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def _objects() -> Iterable[Hazard]:
     wanted = {*known, loop_type} - {None}
     if not wanted:
         return
-    of_type: dict[type, Any] = {}  # of those that were met: which of the wanted ones it is
-    for obj in _own_loop() if has_single_stack() else gc.get_objects():  # alone: an executor that is used has threads
+    of_type: dict[type, Any] = {}  # by type: the wanted one that it is
+    for obj in _own_loop() if has_single_stack() else gc.get_objects():  # an executor in use has threads
         kind = type(obj)
         if kind not in of_type:
             of_type[kind] = next((each for each in mro_of(kind) if each in wanted), None)
@@ -49,29 +49,29 @@ def _objects() -> Iterable[Hazard]:
 
 
 def _own_loop() -> list[Any]:
-    """The one that the calling thread runs."""
+    """The loop that the calling thread runs."""
     events = sys.modules.get("asyncio.events")
     loop = events._get_running_loop() if events is not None else None
     return [] if loop is None else [loop]
 
 
 def _executor(obj: Any, cls: type, ours: str) -> Iterable[Hazard]:
-    busy = _is_used(obj)
-    if not busy:
+    workers = _workers_of(obj)
+    if not workers:
         return
     name = f"{type(obj).__module__}.{type(obj).__qualname__}"
     yield Hazard(
         "executor",
         "danger",
-        f"a {name}, {busy}",
-        "its threads are not there in the child: what is submitted there is never done, and futures never end",
+        f"a {name}, {workers}",
+        "its threads do not exist in the child: what is submitted there is never done, and futures never end",
         (f"use {ours}, " if ours else "use ") + "forksafe.protect() on it, or forksafe run",
         module=type(obj).__module__.partition(".")[0],
     )
 
 
-def _is_used(obj: Any) -> str:
-    """What it has, if it has threads or processes."""
+def _workers_of(obj: Any) -> str:
+    """In words; "" if it has no threads and processes."""
     threads = getattr(obj, "_threads", None)
     if threads:
         return f"with {len(threads)} threads"
@@ -90,7 +90,7 @@ def _loop(obj: Any) -> Iterable[Hazard]:
         "event loop",
         "warning",
         f"an event loop that is running ({type(obj).__qualname__})",
-        "who waits for it in the child waits for ever, if another thread runs it; its selector is shared",
+        "if another thread runs it, the child waits for it for ever; its selector is shared",
         "forksafe.protect() it, make it after the fork, or make it anew in a forksafe.after_in_child hook",
         module=type(obj).__module__.partition(".")[0],
     )

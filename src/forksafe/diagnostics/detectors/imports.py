@@ -1,6 +1,6 @@
-"""Hazards that are modules: imports under way, native libraries that do not survive a fork, multiprocessing's choice.
+"""Hazards that are modules: imports under way, native libraries that a fork breaks, multiprocessing's start method.
 
-Guarantees: nothing is imported to find out. Libraries are known by the files that are mapped into the process.
+Guarantees: nothing is imported to find out. Libraries are recognized by the files that are mapped into the process.
 """
 
 from __future__ import annotations
@@ -18,17 +18,23 @@ from forksafe.introspection.stacks import frames_of, has_single_stack, other_thr
 __all__ = ["FINDERS", "imports_under_way"]
 
 _LIBRARIES = {
-    r"libgomp|libiomp5|libomp": ("OpenMP", "a parallel region in the child may wait for threads that are not there"),
-    r"openblas|libmkl": ("a threaded BLAS", "a matrix product in the child may wait for threads that are not there"),
-    r"cygrpc|libgrpc": ("gRPC", "channels of the parent hang in the child; its threads are not there"),
+    r"libgomp|libiomp5|libomp": (
+        "OpenMP",
+        "a parallel region in the child may wait for vanished threads",
+    ),
+    r"openblas|libmkl": (
+        "a threaded BLAS",
+        "a matrix product in the child may wait for vanished threads",
+    ),
+    r"cygrpc|libgrpc": ("gRPC", "channels of the parent hang in the child: its threads do not exist there"),
     r"libcuda\.so|libcudart": ("CUDA", "the child cannot use a context that the parent has made: it fails there"),
-    r"libtorch": ("PyTorch", "operations in the child may wait for threads that are not there"),
+    r"libtorch": ("PyTorch", "operations in the child may wait for vanished threads"),
 }
 _SPAWN = "use forksafe.get_context() (forkserver or spawn while there are threads), or fork before it is used"
 
 
 def imports_under_way() -> Iterator[tuple[str, threading.Thread]]:
-    """Which modules other threads are in the middle of importing, the innermost of each thread."""
+    """The modules that other threads are importing, the innermost of each thread."""
     for thread in other_threads():
         frames = list(frames_of(thread))
         for n, frame in enumerate(frames):

@@ -1,11 +1,11 @@
-"""Hazards that are locks: forksafe's with a repair or data at stake, standard ones that are held by another thread.
+"""Hazards that are locks: standard ones and forksafe's that another thread holds.
 
-Guarantees: every lock that some object leads to and that is held just now, by whom as far as can be told, and where it
-was found. A plain threading.Lock does not name its holder: then the thread is named that has it, or the object it
-belongs to, in a frame. Nothing is taken to find out.
+Guarantees: it finds every lock that is held at that moment and that some object refers to, with the place where it was
+found, and its holder where that can be told. A threading.Lock does not name its holder: then it is the thread that has
+the lock, or the object it belongs to, in a frame. Nothing is taken to find out.
 
-Not covered: what only C code refers to, and what gc.freeze() has hidden from the collector. Locks by which threads wait
-for something, not for each other: those of conditions' waiters, and of threads.
+Not covered: what only C code refers to, and what gc.freeze() has hidden from the collector. Locks that stand for an
+event: those of conditions' waiters and of threads.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from forksafe.introspection.lock_owners import (
     describe,
     is_bookkeeping,
     locks_of_threads,
-    who_has,
+    with_its_owners,
 )
 from forksafe.introspection.stacks import frames_of, has_single_stack, other_threads, place_of
 from forksafe_core import atfork, holder, taken_at
@@ -58,7 +58,7 @@ class HeldLock:
 
 
 def held_locks() -> list[HeldLock]:
-    """All that can be found, by any thread but this one, and that forksafe does not put right in children."""
+    """The locks that other threads hold, without those that forksafe repairs in children."""
     if has_single_stack():
         return []
     others = other_threads()
@@ -69,17 +69,17 @@ def held_locks() -> list[HeldLock]:
         ident = holder_of(lock)
         if ident == threading.get_ident():
             continue
-        thread = by_ident.get(ident) if ident else _who_has(lock, owner, frames)
+        thread = by_ident.get(ident) if ident else _holder_by_frames(lock, owner, frames)
         if ident == 0 and thread is None and type(lock) in OURS:
-            continue  # let go meanwhile
-        if type(lock) not in OURS and any(map(is_exempt, (lock, *who_has(owner)))):
+            continue  # it has been released
+        if type(lock) not in OURS and any(map(is_exempt, (lock, *with_its_owners(owner)))):
             continue
         found.append(HeldLock(lock, describe(owner, lock), thread, _since(lock), _made(lock)))
     return found
 
 
 def _held(frames: dict[threading.Thread, list[Any]]) -> Iterator[tuple[Any, Any]]:
-    """Locks that are held, each once, with what refers to them."""
+    """Each lock that is held, with what refers to it."""
     of_threads = locks_of_threads()
     everywhere, untracked = _all_locks()
     held = {key: lock for key, lock in everywhere.items() if key not in of_threads and is_held(lock)}
@@ -97,12 +97,12 @@ def _held(frames: dict[threading.Thread, list[Any]]) -> Iterator[tuple[Any, Any]
             if id(each) in held and type(each) in TYPES:
                 owners.setdefault(id(each), []).append(owner)
     for key, found in owners.items():
-        yield held[key], min(found, key=_says_little)
+        yield held[key], min(found, key=_rank_of)
     yield from _in_variables(frames, of_threads | owners.keys())
 
 
 def _in_variables(frames: dict[threading.Thread, list[Any]], seen: set[int]) -> Iterator[tuple[Any, Any]]:
-    """Those that only variables of functions refer to. A condition's waiter has a lock of its own."""
+    """Locks that only variables of functions refer to, without those of conditions' waiters."""
     for stack in frames.values():
         for frame in stack:
             for name, value in list(frame.f_locals.items()):
@@ -112,8 +112,8 @@ def _in_variables(frames: dict[threading.Thread, list[Any]], seen: set[int]) -> 
 
 
 def _all_locks() -> tuple[dict[int, Any], list[Any]]:
-    """By id(); and the dictionaries with locks that the collector does not know, for it sees nothing in them that it
-    would have to. A few looks at everything in bulk are far faster than one at each object."""
+    """By id(); and dictionaries with locks that the collector does not track. A few looks in bulk are far faster than
+    one at each object."""
     objects = [each for each in gc.get_objects() if not issubclass(type(each), NO_OWNERS)]
     found, untracked = {}, []
     for n in range(0, len(objects), _AT_ONCE):
@@ -126,14 +126,14 @@ def _all_locks() -> tuple[dict[int, Any], list[Any]]:
 
 
 def _are_variables(owner: Any) -> bool:
-    """The dictionary of a frame that is over, which a traceback, say, keeps."""
+    """Whether it is the variables of a frame that has ended and is kept, by a traceback for one."""
     if sys.version_info >= (3, 13) or type(owner) is not dict or "__name__" in owner:
         return False
     return any(type(each) is FrameType and each.f_code.co_filename != __file__ for each in gc.get_referrers(owner))
 
 
-def _says_little(owner: Any) -> int:
-    """A condition shares the lock of what it belongs to, which says more; least of all say collections."""
+def _rank_of(owner: Any) -> int:
+    """Lower for an owner whose name says more: a condition shares its owner's lock; collections say least."""
     kind = type(owner)
     if issubclass(kind, COLLECTIONS):
         return 2
@@ -147,7 +147,7 @@ def is_held(lock: Any) -> bool:
 
 
 def holder_of(lock: Any) -> int:
-    """threading.get_ident() of the thread that holds it; 0 if that cannot be told."""
+    """The ident of the thread that holds it; 0 if that cannot be told."""
     if type(lock) in OURS:
         return atfork.ident_of(holder(lock))
     if type(lock) is _RLock:
@@ -155,20 +155,20 @@ def holder_of(lock: Any) -> int:
     return 0
 
 
-def _who_has(lock: Any, owner: Any, frames: dict[threading.Thread, list[Any]]) -> threading.Thread | None:
-    """The thread that has this lock, or the object which it belongs to, in one of its frames."""
-    wanted = {id(lock), *map(id, who_has(owner))}
+def _holder_by_frames(lock: Any, owner: Any, frames: dict[threading.Thread, list[Any]]) -> threading.Thread | None:
+    """The thread that has this lock, or the object that it belongs to, in its innermost frames."""
+    wanted = {id(lock), *map(id, with_its_owners(owner))}
     depths = {}
     for thread, stack in frames.items():
         for depth, frame in enumerate(stack):
-            if wanted & set(map(id, _spoken_of(frame))):
+            if wanted & set(map(id, _objects_in(frame))):
                 depths[thread] = depth
                 break
     return min(depths, key=depths.__getitem__) if depths else None
 
 
-def _spoken_of(frame: FrameType) -> list[Any]:
-    """What the code of a frame has in variables, or speaks of by a name of its module."""
+def _objects_in(frame: FrameType) -> list[Any]:
+    """What a function's variables refer to, and what its code names in its module."""
     module = frame.f_globals
     variables = [] if frame.f_locals is module else list(frame.f_locals.values())
     return variables + [module[name] for name in frame.f_code.co_names if name in module]
@@ -186,7 +186,7 @@ def _made(lock: Any) -> str:
 def _hazards() -> Iterable[Hazard]:
     for held in held_locks():
         ours = type(held.lock) in OURS
-        kind = ("forksafe." if ours else "threading.") + ("RLock" if type(held.lock) in (_RLock, OURS[1]) else "Lock")
+        kind = ("forksafe." if ours else "threading.") + ("RLock" if type(held.lock) in RLOCKS else "Lock")
         what = f"{kind} {held.found}, held" + (f", made at {held.made}" if held.made else "")
         yield Hazard(
             "lock",
@@ -194,7 +194,7 @@ def _hazards() -> Iterable[Hazard]:
             what,
             "free in the child; what it guards may be half changed"
             if ours
-            else "held for ever in the child: whoever asks for it there hangs",
+            else "held for ever in the child: a thread that acquires it there hangs",
             "nothing, or make it with on_orphan= or hold=True if a child must not see that"
             if ours
             else f"make it a forksafe.{kind[10:]}, call forksafe.protect() on it or its owner, or use forksafe run",

@@ -81,7 +81,7 @@ def _native_threads() -> Iterable[Hazard]:
             "thread",
             "warning",
             f"{count} native thread{'s' * (count > 1)} named {name!r}",
-            "not there in the child; the library that started it may wait for it there, or for a lock that it held",
+            "it does not exist in the child; its library may wait there for it, or for a lock that it held",
             "fork before that library is used, or use forksafe.get_context(), which does not fork then",
             thread=name,
         )
