@@ -31,11 +31,9 @@ cdef double MOST_SECONDS
 
 cdef class Entry:
     cdef readonly object value
-    cdef public object reset
-    cdef public object extra
+    cdef public object reset, extra
     cdef public bint has_closed
-    cdef int64_t expires
-    cdef int64_t since
+    cdef int64_t expires, since
     cdef uint64_t loan
     cdef bint lent
 
@@ -49,19 +47,13 @@ cdef class Waiter:
 
 
 cdef class Slots:
-    cdef dict entries
-    cdef list idle
-    cdef list waiters
-    cdef dict counts
-    cdef Py_ssize_t min_size
-    cdef Py_ssize_t max_size
-    cdef Py_ssize_t making
-    cdef int64_t idle_limit
-    cdef int64_t retry_at
-    cdef uint64_t stamp
-    cdef uint64_t requests
-    cdef bint slow
-    cdef bint watched
+    cdef dict entries, counts
+    cdef list idle, waiters
+    cdef Py_ssize_t min_size, max_size
+    cdef readonly Py_ssize_t making
+    cdef int64_t idle_limit, retry_at
+    cdef uint64_t stamp, requests
+    cdef bint slow, watched
     cdef readonly bint closed
     cdef readonly object extra
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from forksafe.arguments import check_callable, seconds
+from forksafe.arguments import check_callable
 
-__all__ = ["PoolStats", "check_callables", "check_seconds", "checked_sizes", "stats_from"]
+__all__ = ["PoolStats", "check_callables", "checked_sizes"]
 
 
 @dataclass(frozen=True)
@@ -36,29 +36,10 @@ class PoolStats:
 
 PoolStats.__module__ = "forksafe"
 
-_FIGURES = {
-    "min_size": "pool_min",
-    "max_size": "pool_max",
-    "size": "pool_size",
-    "idle": "pool_available",
-    "waiting": "requests_waiting",
-    "requests": "requests_num",
-}
-
-
-def stats_from(figures: dict[str, int]) -> PoolStats:
-    """PoolStats from what the core's Slots count, and what it counted for the pool."""
-    named = {_FIGURES.get(name, name): value for name, value in figures.items() if name != "making"}
-    return PoolStats(**named)
-
 
 def check_callables(**given: Any) -> None:
     for what, function in given.items():
         check_callable(function, f"ConnectionPool({what}=...)")
-
-
-def check_seconds(value: object, what: str) -> None:
-    seconds(value, what, infinite=True)
 
 
 def checked_sizes(min_size: int, max_size: int | None) -> tuple[int, int]:

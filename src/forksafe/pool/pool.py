@@ -27,8 +27,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
+from forksafe.arguments import seconds
 from forksafe.errors import InheritedConnectionError, PoolClosed, PoolTimeout
-from forksafe.pool.arguments import PoolStats, check_callables, check_seconds, checked_sizes, stats_from
+from forksafe.pool.arguments import PoolStats, check_callables, checked_sizes
 from forksafe.pool.entry import close, logger, rollback
 from forksafe.pool.maintenance import Maintenance, pools
 from forksafe.resources.ownership import OwnershipPolicy
@@ -84,7 +85,7 @@ class ConnectionPool(Maintenance[C]):
         check_callables(**{what: function for what, function in optional.items() if function is not None})
         self._sizes = checked_sizes(min_size, max_size)
         for what, value in (("timeout", timeout), ("max_idle", max_idle), ("max_lifetime", max_lifetime)):
-            check_seconds(value, f"ConnectionPool({what}=...)")
+            seconds(value, f"ConnectionPool({what}=...)", infinite=True)
         self.name = f"pool-{next(_numbers)}" if name is None else str(name)
         self.timeout = timeout
         self.max_idle = max_idle
@@ -118,21 +119,22 @@ class ConnectionPool(Maintenance[C]):
         self.close()
 
     def __repr__(self) -> str:
-        figures = self._current().figures()
-        state = f"{figures['idle']} idle, {_out(figures)} out, {figures['waiting']} waiting"
+        slots = self._current()
+        figures = slots.figures()
+        state = f"{figures['pool_available']} idle, {_out(slots)} out, {figures['requests_waiting']} waiting"
         state += ", closed" if self._closed else f", at most {self.max_size}"
         return f"<forksafe.{type(self).__name__} {self.name!r}: {state}>"
 
     def stats(self) -> PoolStats:
         """What the pool has and did in this process."""
-        return stats_from(self._current().figures())
+        return PoolStats(**self._current().figures())
 
     def wait(self, timeout: float = 30.0) -> None:
         """Wait until there are min_size connections. PoolTimeout after that many seconds; what connect() raises.
 
         The pool stays open whatever happens.
         """
-        check_seconds(timeout, "wait()")
+        seconds(timeout, "wait()", infinite=True)
         deadline = time.monotonic() + timeout
         slots = self._open()
         slots.retry_in(0)
@@ -140,7 +142,8 @@ class ConnectionPool(Maintenance[C]):
             slots.extra.grow(self, slots)
             slots.extra.join_makers(deadline)
             figures = slots.figures()
-            if slots.inherited or figures["size"] - figures["making"] >= figures["min_size"]:
+            made, wanted = figures["pool_size"] - slots.making, figures["pool_min"]
+            if slots.inherited or made >= wanted:
                 return
             error, slots.extra.error = slots.extra.error, None
             if error is not None:
@@ -148,7 +151,6 @@ class ConnectionPool(Maintenance[C]):
             if slots.closed:
                 raise self._closed_error()
             if time.monotonic() >= deadline:
-                made, wanted = figures["size"] - figures["making"], figures["min_size"]
                 raise PoolTimeout(f"pool {self.name!r}: {made} of {wanted} connections were made in {timeout:g} s")
 
     def check(self) -> None:
@@ -174,7 +176,7 @@ class ConnectionPool(Maintenance[C]):
         timeout: seconds to wait for a connect() under way; what it makes later is closed then. In a child only the
         child's own connections are closed, and the parent's pool stays open.
         """
-        check_seconds(timeout, "close()")
+        seconds(timeout, "close()", infinite=True)
         deadline = time.monotonic() + timeout
         self._closed = True
         slots = self._current()
@@ -187,7 +189,7 @@ class ConnectionPool(Maintenance[C]):
     # What the core calls when something is unusual.
 
     def _check_timeout(self, timeout: float) -> None:
-        check_seconds(timeout, "timeout")
+        seconds(timeout, "timeout", infinite=True)
 
     def _lend_slowly(self, timeout: float | None) -> Entry[C]:
         request = _Request(self.timeout if timeout is None else timeout)
@@ -323,12 +325,12 @@ class ConnectionPool(Maintenance[C]):
         return PoolClosed(f"pool {self.name!r} is closed and gives no more connections")
 
     def _timeout_error(self, slots: Slots, request: _Request) -> PoolTimeout:
-        figures = slots.figures()
-        more = f", {figures['making']} being made" if figures["making"] else ""
+        figures, making = slots.figures(), slots.making
+        more = f", {making} being made" if making else ""
         unfit = "" if request.refusal is None else " that check= does not refuse"
         error = PoolTimeout(
-            f"pool {self.name!r} had no connection within {request.limit:g} s{unfit}: {_out(figures)} of "
-            f"{figures['max_size']} handed out{more}, {figures['waiting']} others wait"
+            f"pool {self.name!r} had no connection within {request.limit:g} s{unfit}: {_out(slots)} of "
+            f"{figures['pool_max']} handed out{more}, {figures['requests_waiting']} others wait"
         )
         if request.refusal is not None:  # a cause of None would hide the exception that the caller was handling
             error.__cause__ = request.refusal
@@ -346,9 +348,10 @@ class _Request:
         self.refusal: Exception | None = None  # what check= raised for the last one
 
 
-def _out(figures: dict[str, int]) -> int:
-    """Connections that are handed out."""
-    return figures["size"] - figures["making"] - figures["idle"]
+def _out(slots: Slots) -> int:
+    """How many connections are handed out."""
+    figures = slots.figures()
+    return figures["pool_size"] - figures["pool_available"] - slots.making
 
 
 def _pauses() -> Iterator[float]:

@@ -1,21 +1,20 @@
-"""Values that belong to the process that made them: what becomes of them at a fork, and when a process ends.
+"""Owned values: what becomes of a process's values at a fork, and when the process ends.
 
 Guarantees
-  - The descriptors of a value are flagged when it is made and sought again before each fork, since many clients
-    connect late: in a child they are tombstones before any Python runs there.
-  - In a child an inherited value is abandoned: an object that is never freed refers to it, so no finaliser of it, or
+  - The descriptors of a value are flagged when it is made and searched again before each fork, since many clients
+    connect late. In a child they are tombstones before any Python runs there.
+  - In a child an inherited value is abandoned: an object that is never freed refers to it. So no finaliser of it, or
     of what it alone refers to, runs there, not even at the end of the interpreter.
-  - Values are cleaned up, last made first, when the process ends that made them: by atexit, and in multiprocessing's
-    children, which skip what atexit has, by multiprocessing.util.Finalize. Never in another process, nor after
-    os._exit().
-  - A value made with on_fork="transfer" goes to the next child that os.fork() really makes: when that child has said
-    that it has it, the parent's descriptors become tombstones and the parent's value is abandoned. Until both is
-    certain the parent keeps it; should the child say so too late, it learns that it may not have it.
+  - A process cleans up its values at its end, last made first: by atexit, and in multiprocessing's children, which skip
+    atexit, by multiprocessing.util.Finalize. They are never cleaned up in another process, nor after os._exit().
+  - A value made with on_fork="transfer" goes to the next child that os.fork() really makes. When that child has said
+    that it has the value, the parent's descriptors become tombstones and the parent abandons its value. Until then the
+    parent keeps it. A child that says so too late abandons the value.
 
-Not covered: a fork in the moment between a value's being made and its being handed to own(): the child then shares
-it, but has no thread that could use or free it. After a fork made by C no hook runs in the parent, so nothing is
-transferred by one: the child abandons the value. SQLite keeps in memory, for each file, what its process has locked,
-and a child inherits that: where a file was open in WAL mode or in a transaction, a child that opens it again is warned.
+Not covered: a fork in the moment between the making of a value and own(): the child shares it, but has no thread that
+could use or free it. After a fork made by C no hook runs in the parent, so nothing is transferred: the child abandons
+the value. SQLite keeps in memory, for each file, what its process has locked, and a child inherits that: if a file was
+open in WAL mode or in a transaction, a child that opens it again is warned.
 """
 
 from __future__ import annotations
@@ -68,7 +67,7 @@ class OwnershipPolicy:
 
 
 class Owned:
-    """A value and the generation that it belongs to; GONE when it is of no use here any more."""
+    """A value and the generation that it belongs to; GONE when this process must not use it any more."""
 
     __slots__ = ("__weakref__", "clean_up", "found", "generation", "policy", "value")
 
@@ -80,19 +79,19 @@ class Owned:
         self.generation = atfork.generation()
 
     def flag(self) -> None:
-        """Flag what it has open now, and no longer what only looks as if it were still the same file."""
+        """Flag what it has open now, and unflag what it no longer has."""
         before = self.found.descriptors
         try:
             self.found = search.flag(self.value, self.policy.fds, self.found)
-        except Exception as error:  # of fds=, and nothing may stop a fork half-way: what was flagged stays so
+        except Exception as error:  # of fds=; nothing may stop a fork half-way, and what was flagged stays flagged
             atfork.write_unraisable(error, self.policy.fds)
             return
-        if not self.found.unknown:  # else what was found then may still be open
+        if not self.found.unknown:  # else what was found before may still be open
             unflag_files(set(before).difference(self.found.descriptors))
 
 
 class Finalizer:
-    """Lies where a value can be asked for, and goes with that place: then the value is cleaned up."""
+    """Cleans a value up when it is collected itself, with the place in which the value can be asked for."""
 
     __slots__ = ("owned",)
 
@@ -100,18 +99,18 @@ class Finalizer:
         self.owned = owned
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-        if self.owned.generation >= 0 and not is_finalizing():  # a default: the module's names may be gone then
+        if self.owned.generation >= 0 and not is_finalizing():  # a default, because the module's names may be gone then
             end(self.owned)
 
 
 class _Handover:
-    """What one fork is to transfer, and the two ends by which the child says that it has it."""
+    """What one fork is to transfer, and a pair of sockets, by which the child says that it has it."""
 
     def __init__(self, values: list[Owned]) -> None:
         import socket
 
         self.values = values
-        self.parents, self.childs = socket.socketpair()
+        self.parents_end, self.childs_end = socket.socketpair()
 
 
 _live: dict[int, Owned] = {}  # by id, in the order in which they were made
@@ -122,9 +121,9 @@ _at_exit: int | None = None  # the generation that has arranged for end_all()
 
 
 def own(value: Any, policy: OwnershipPolicy, clean_up: Callable[[], object] | None, stacklevel: int = 4) -> Owned:
-    """This process made a value: flag it, and clean it up at exit. Warns if its descriptors cannot be found.
+    """Take a value that this process made: flag it, and clean it up at exit. Warns if its descriptors are not found.
 
-    What fds= raises, and a warning turned into an error, leaves nothing behind: the caller cleans the value up.
+    If fds= raises, or the warning is an error, nothing is left behind: the caller cleans the value up.
     """
     owned = Owned(value, policy, clean_up)
     owned.found = search.flag(value, policy.fds)
@@ -136,24 +135,24 @@ def own(value: Any, policy: OwnershipPolicy, clean_up: Callable[[], object] | No
 
 
 def warn_locked(policy: OwnershipPolicy, stacklevel: int) -> None:
-    """Warn a child that is about to make a value anew, if SQLite will not let it have the file."""
+    """Warn a child that is about to make a value anew, if SQLite had locked its files in the parent."""
     if policy.locked:
         warnings.warn(
             f"{policy.name}: {', '.join(sorted(policy.locked))} was open in SQLite at the fork, in WAL mode or in a "
             "transaction. SQLite believes that this child has locked what its parent had: it may find the file locked "
-            "for ever, or read it while it is written. Close it before forks, and it is opened again when it is asked "
-            "for: forksafe.before(db.close)",
+            "for ever, or read it while it is written. Close it before forks, and the next use opens it again: "
+            "forksafe.before(db.close)",
             ForkHazardWarning,
             stacklevel=stacklevel,
         )
 
 
 def end(owned: Owned) -> bool:
-    """Clean a value up, if it is this process's and nobody has. What its clean-up raises is raised."""
+    """Clean a value up, if it is this process's, once. Raises what its clean-up raises."""
     if owned.generation != atfork.generation():
         return False
     claim = object()
-    _ending[claim] = owned  # first: a child must find it in one of the two
+    _ending[claim] = owned  # before the next step: a child must find it in one of the two
     try:
         if _live.pop(id(owned), None) is None:
             return False
@@ -176,7 +175,7 @@ def end_all() -> None:
         for owned in mine:
             try:
                 end(owned)
-            except BaseException as error:  # the others still have their turn
+            except BaseException as error:  # the others are still cleaned up
                 atfork.write_unraisable(error, owned.clean_up)
 
 
@@ -198,7 +197,7 @@ def abandon_inherited() -> None:
 
 
 def unflag_files(descriptors: Any) -> None:
-    """Where a file is known by its inode only (not on Linux), the core takes the same one, opened again, for it."""
+    """Unflag files before they are closed: away from Linux the core takes the same file, opened again, for them."""
     for descriptor in descriptors:
         try:
             mode = os.fstat(descriptor).st_mode
@@ -209,13 +208,14 @@ def unflag_files(descriptors: Any) -> None:
 
 
 def _disown(owned: Owned) -> None:
+    """It is not this process's any more, and is kept alive for good."""
     _live.pop(id(owned), None)
     owned.generation = GONE
     atfork.keep_alive(owned)
 
 
 def abandon(owned: Owned) -> None:
-    """What the value has open is another process's: put tombstones over it here and now, and abandon the value."""
+    """Abandon a value that is another process's, and put tombstones over what it has open here and now."""
     for descriptor in owned.found.descriptors:
         try:
             atfork.tombstone(descriptor)
@@ -239,7 +239,7 @@ def _arrange_end() -> None:
         Finalize(None, end_all, exitpriority=0)
 
 
-def _before() -> None:
+def _before_fork() -> None:
     stack = _handovers.setdefault(atfork.token(), [])
     stack.append(None)
     transferred = []
@@ -251,8 +251,8 @@ def _before() -> None:
         return
     try:
         stack[-1] = _Handover(transferred)
-    except OSError as error:  # no descriptor is left for it: the parent keeps everything
-        atfork.write_unraisable(error, _before)
+    except OSError as error:  # no descriptor is left: the parent keeps everything
+        atfork.write_unraisable(error, _before_fork)
         return
     for owned in transferred:
         for descriptor in owned.found.descriptors:
@@ -266,11 +266,11 @@ def _after_in_parent() -> None:
         _handovers.pop(atfork.token(), None)
     if handover is None:
         return
-    handover.childs.close()
-    taken = _is_taken(handover.parents)
-    handover.parents.close()
+    handover.childs_end.close()
+    taken = _is_taken(handover.parents_end)
+    handover.parents_end.close()
     for owned in handover.values:
-        if owned.generation == GONE:  # meanwhile: cleaned up, or transferred by a fork in a hook
+        if owned.generation == GONE:  # since cleaned up, or transferred by a fork in a hook
             continue
         if taken:
             abandon(owned)
@@ -279,7 +279,7 @@ def _after_in_parent() -> None:
 
 
 def _is_taken(end: Any) -> bool:
-    """Wait for the child's word, or for the last copy of its end to be closed."""
+    """Wait until the child has said that it has the values, or the last copy of its end is closed."""
     import socket
 
     poll = select.poll() if hasattr(select, "poll") else None
@@ -287,7 +287,7 @@ def _is_taken(end: Any) -> bool:
         poll.register(end, select.POLLIN)
         poll.poll(TRANSFER_TIMEOUT * 1000)
     end.setblocking(False)
-    end.shutdown(socket.SHUT_RD)  # from now on the child cannot say it; what it has said can still be read
+    end.shutdown(socket.SHUT_RD)  # from now on the child cannot say so; what it has sent can still be read
     try:
         return bool(end.recv(1))
     except OSError:
@@ -295,29 +295,29 @@ def _is_taken(end: Any) -> bool:
 
 
 def _take_over(generation: int) -> list[Owned]:
-    """In the child: the values that are its own now, and that its parent knows to have gone."""
+    """In the child: the values that are its own now, and that its parent abandons."""
     stack = _handovers.get(atfork.token())
     handover = stack[-1] if stack else None
     _handovers.clear()
     if handover is None:
         return []
-    handover.parents.close()
+    handover.parents_end.close()
     values = [owned for owned in handover.values if owned.generation != GONE]
     try:
-        handover.childs.send(b"!")
-    except OSError:  # too late, or the parent has died meanwhile: nobody can tell which
+        handover.childs_end.send(b"!")
+    except OSError:  # too late, or the parent has died: the child cannot tell which
         for owned in values:
             abandon(owned)
         return []
     finally:
-        handover.childs.close()
+        handover.childs_end.close()
     for owned in values:
         owned.generation = generation
         owned.flag()
     util: Any = sys.modules.get("multiprocessing.util")
-    if util is not None:  # whose children forget all finalizers that they are given before they get to this
+    if util is not None:  # its children forget all finalizers that were made before this
         util.register_after_fork(end_all, lambda _: _arrange_end())
     return values
 
 
-register_at_fork(before=_before, after_in_parent=_after_in_parent, after_in_child=abandon_inherited)
+register_at_fork(before=_before_fork, after_in_parent=_after_in_parent, after_in_child=abandon_inherited)

@@ -1,16 +1,16 @@
 """@resource: a function that connects becomes a value of each process, made at first use.
 
 Guarantees
-  - A process makes its value when it first asks; however many threads ask, one makes it and the others wait. What
-    the maker raises goes to the thread that ran it, and the next that asks tries again.
-  - In a child the inherited value is abandoned, and the child makes one of its own at first use: see owned.py for
-    what happens to the old one and for clean-up at exit. This holds whichever way the fork was made.
+  - A process makes its value when it first asks. If several threads ask, one makes it and the others wait. What the
+    maker raises goes to the thread that ran it, and the next thread that asks tries again.
+  - In a child the inherited value is abandoned, and the child makes one of its own at first use. ownership.py says
+    what happens to the old one, and how values are cleaned up at exit. This holds whichever way the fork was made.
   - Asking for a value that is there costs a call and a comparison; no lock is taken.
 
 Why that survives fork: a value carries the generation that made it, which is compared each time. The lock that makers
-hold is free in a child if its holder vanished; what that thread had half made is left alone.
+hold is free in a child if its holder vanished; what that thread had half made is not touched.
 
-Not covered: values that others got before a fork and kept: in a child those are the inherited ones.
+Not covered: a value that the program got before a fork and kept: in a child that is the inherited one.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Resource(Generic[T]):
         self._is_generator = _is_generator_function(maker)
         self._close = close
         self._policy = policy
-        self._lock = RLock()  # whoever makes or ends the value holds it
+        self._lock = RLock()  # held while the value is made or ended
         self._making: tuple[int, int] | None = None  # the thread in the maker, and the generation it began in
         self._owned: Owned | None = None
         self._finalizer: Finalizer | None = None
@@ -67,8 +67,12 @@ class Resource(Generic[T]):
     @property
     def made(self) -> bool:
         """True while this process has a value; with per_thread=True, while this thread has."""
-        owned = self._owned
+        owned = self._last()
         return owned is not None and owned.generation == _generation()
+
+    def _last(self) -> Owned | None:
+        """What was made last, in whichever generation."""
+        return self._owned
 
     def close(self) -> None:
         """Clean this process's value up now, if it has one; with per_thread=True, those of all its threads.
@@ -82,7 +86,7 @@ class Resource(Generic[T]):
             if owned is not None and owned.generation == _generation():
                 self._owned = self._finalizer = None
                 ownership.end(owned)
-            del finalizer  # it would have ended the value itself, and swallowed what that raises
+            del finalizer  # alone, it would end the value and swallow what that raises
 
     def __repr__(self) -> str:
         return f"<forksafe.{self._policy.name}, {'made' if self.made else 'not made'}>"
@@ -165,10 +169,8 @@ class _PerThread(Resource[T]):
             return value
         return self._make()
 
-    @property
-    def made(self) -> bool:
-        owned: Owned | None = getattr(self._local, "owned", None)
-        return owned is not None and owned.generation == _generation()
+    def _last(self) -> Owned | None:
+        return getattr(self._local, "owned", None)
 
     def close(self) -> None:
         ownership.abandon_inherited()
@@ -176,7 +178,7 @@ class _PerThread(Resource[T]):
         for owned in list(self._everyones.values()):
             try:
                 ownership.end(owned)
-            except Exception as error:  # the others still have their turn
+            except Exception as error:  # the others are still cleaned up
                 errors.append(error)
         for further in errors[1:]:
             atfork.write_unraisable(further, self)

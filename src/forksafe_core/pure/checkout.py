@@ -6,7 +6,6 @@ new one. Whatever is unusual goes to methods of the class derived from PoolCore,
 """
 
 # mypy: ignore-errors
-# (Its types are Cython's; _checkout.pyi says what others see.)
 
 from sys import is_finalizing
 from types import GenericAlias

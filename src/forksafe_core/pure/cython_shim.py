@@ -1,4 +1,4 @@
-"""What pure/checkout.py uses of Cython and of _checkout.pxd, for where it is run uncompiled: there is no fork there.
+"""What slots.py and checkout.py use of Cython and of their .pxd, for where they run uncompiled: there is no fork there.
 
 Guarantees: critical_section() takes a lock of that object. The thread that has it can take it again, as a signal
 handler or finaliser may do in the middle of a step; the step that was interrupted goes on with what it then finds.
@@ -21,7 +21,7 @@ T = TypeVar("T")
 compiled = False
 bint = bool
 double = float
-Py_ssize_t = longlong = ulonglong = int  # and cython.int
+Py_ssize_t = longlong = ulonglong = int
 
 NO_DEADLINE = 2**63 - 1
 Lock = _thread.allocate_lock
@@ -34,14 +34,9 @@ def cfunc(function: F) -> F:
 
 
 cclass = inline = final = no_gc = no_gc_clear = cfunc
-void = None
 
 
 def freelist(size: int) -> Callable[[F], F]:
-    return cfunc
-
-
-def exceptval(value: object = None, *, check: bool = False) -> Callable[[F], F]:
     return cfunc
 
 

@@ -1,4 +1,4 @@
-"""Slots: the state of what one generation of a pool lends: which things there are, which are idle, which threads wait.
+"""Slots: the state of a pool in one generation: which things there are, which are idle, which threads wait.
 
 Where there is fork, this file is compiled, with the types of _slots.pxd, as forksafe_core._slots. Elsewhere the
 interpreter runs it as it is, with cython_shim.py in place of the compiler.
@@ -6,14 +6,10 @@ interpreter runs it as it is, with cython_shim.py in place of the compiler.
 Guarantees: each method of Slots is one step. Compiled, no Python code, signal handler or finaliser runs in the middle
 of it: so there is no lock that a vanished thread could hold, and a finaliser may use a pool that its own thread is just
 using. In a child, every Slots of the parent is inherited: its methods change nothing any more, and what it holds is
-kept alive for good.
-
-Not covered: uncompiled, a signal handler or finaliser may run in the middle of a step; the step goes on with what it
-then finds.
+kept alive for good. Not covered: uncompiled, a signal handler or finaliser may run in the middle of a step.
 """
 
 # mypy: ignore-errors
-# (Its types are Cython's; _slots.pyi says what others see.)
 
 from _thread import TIMEOUT_MAX
 
@@ -49,15 +45,7 @@ class Entry:
     extra: for the layer above.
     """
 
-    def __init__(
-        self,
-        value,
-        *,
-        reset=None,
-        has_closed: cython.bint = False,
-        lifetime: cython.double = MOST_SECONDS,
-        extra=None,
-    ):
+    def __init__(self, value, *, reset=None, has_closed=False, lifetime=MOST_SECONDS, extra=None):
         self.value = value
         self.reset = reset
         self.has_closed = has_closed
@@ -100,21 +88,12 @@ class Waiter:
 class Slots:
     """What one process has of the things that are lent: at most max_size of them, each in a slot."""
 
-    def __init__(
-        self,
-        min_size: cython.Py_ssize_t,
-        max_size: cython.Py_ssize_t,
-        *,
-        idle_limit: cython.double = MOST_SECONDS,
-        closed: cython.bint = False,
-        extra=None,
-    ):
+    def __init__(self, min_size, max_size, *, idle_limit=MOST_SECONDS, closed=False, extra=None):
         self.entries = {}  # by the address of the thing: everything in a slot, wherever it is at the moment
         self.idle = []  # the longest idle one first; the last one is lent
         self.waiters = []
         self.counts = {}
-        self.min_size = min_size
-        self.max_size = max_size
+        self.min_size, self.max_size = min_size, max_size
         self.making = 0  # slots taken by things that are being made
         self.idle_limit = int(min(idle_limit, MOST_SECONDS) * 1e9)
         self.retry_at = 0  # when to try again to make as many as min_size; 0: nothing failed
@@ -188,12 +167,11 @@ class Slots:
         if address(entry.value) in self.entries:
             raise ValueError("there already")
         self.making -= 1
-        if self.closed:
-            refresh(self)
-            return False
-        self.entries[address(entry.value)] = entry
-        place(self, entry)
-        return True
+        if not self.closed:
+            self.entries[address(entry.value)] = entry
+            place(self, entry)
+        refresh(self)
+        return not self.closed
 
     @cython.critical_section
     def reject(self, error):
@@ -201,14 +179,12 @@ class Slots:
         if is_inherited(self):
             return False
         self.making -= 1
-        if error is None or not self.waiters:
-            refresh(self)
-            return False
-        waiter: Waiter = self.waiters.pop(0)
-        waiter.error = error
+        waiter: Waiter = self.waiters.pop(0) if error is not None and self.waiters else None
         refresh(self)
-        waiter.wake()
-        return True
+        if waiter is not None:
+            waiter.error = error
+            waiter.wake()
+        return waiter is not None
 
     @cython.critical_section
     def hand_over(self, entry: Entry):
@@ -255,16 +231,14 @@ class Slots:
             return
         self.closed = True
         waiter: Waiter
-        waiters = self.waiters
-        self.waiters = []
+        waiters, self.waiters = self.waiters, []
         refresh(self)
         for waiter in waiters:
             waiter.wake()
 
     @cython.critical_section
     def resize(self, min_size: cython.Py_ssize_t, max_size: cython.Py_ssize_t):
-        self.min_size = min_size
-        self.max_size = max_size
+        self.min_size, self.max_size = min_size, max_size
         refresh(self)
 
     @cython.critical_section
@@ -316,22 +290,22 @@ class Slots:
 
     @cython.critical_section
     def figures(self):
-        """All numbers there are, by name."""
+        """All numbers there are, by the names of PoolStats."""
         return {
             **self.counts,
-            "min_size": self.min_size,
-            "max_size": self.max_size,
-            "size": size(self),
-            "idle": len(self.idle),
-            "making": self.making,
-            "waiting": len(self.waiters),
-            "requests": self.requests,
+            "pool_min": self.min_size,
+            "pool_max": self.max_size,
+            "pool_size": size(self),
+            "pool_available": len(self.idle),
+            "requests_waiting": len(self.waiters),
+            "requests_num": self.requests,
         }
 
     @cython.critical_section
     def snapshot(self):
         """Everything in a slot: pairs of an entry and whether it is idle."""
-        return [(entry, entry in self.idle) for entry in self.entries.values()]
+        idle = set(map(id, self.idle))
+        return [(entry, id(entry) in idle) for entry in self.entries.values()]
 
     def find(self, value):
         """The Entry of this thing, or None."""
@@ -373,12 +347,11 @@ class Slots:
         """A signal handler raised while this came back: it must not be lost."""
         if is_inherited(self) or entry.lent or entry.loan != loan or entry in self.idle:
             return 0
-        if address(entry.value) in self.entries:
-            if bad or self.closed:
-                self.entries.pop(address(entry.value))
-                refresh(self)
-            else:
-                place(self, entry)
+        if bad or self.closed:
+            self.entries.pop(address(entry.value), None)
+            refresh(self)
+        elif address(entry.value) in self.entries:
+            place(self, entry)
         return 0
 
 
@@ -387,24 +360,18 @@ def size(slots):
 
 
 def needs_watching(slots):
-    if slots.closed:
-        return False
-    return slots.retry_at != 0 or (slots.idle_limit < MOST_SECONDS * 1e9 and size(slots) > slots.min_size)
+    surplus = slots.idle_limit < MOST_SECONDS * 1e9 and size(slots) > slots.min_size
+    return not slots.closed and (slots.retry_at != 0 or surplus)
 
 
 def refresh(slots):
     """Note whether something is unusual."""
-    slots.slow = (
-        slots.closed
-        or len(slots.waiters) > 0
-        or size(slots) > slots.max_size
-        or (not slots.watched and needs_watching(slots))
-    )
+    unwatched = not slots.watched and needs_watching(slots)
+    slots.slow = slots.closed or len(slots.waiters) > 0 or size(slots) > slots.max_size or unwatched
 
 
 def take_out_of(things, wanted):
     """False when it is not in the list."""
-    i: cython.Py_ssize_t
     for i in range(len(things)):
         if things[i] is wanted:
             things.pop(i)
