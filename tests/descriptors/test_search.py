@@ -19,7 +19,7 @@ import pytest
 
 import forksafe
 from forksafe.descriptors import search, type_plans
-from forksafe.descriptors.search import Found, find, flag, warn_unknown
+from forksafe.descriptors.search import Found, find, flag, walk, warn_unknown
 from forksafe_core import atfork
 from support.programs import python, succeeds
 from support.search import descriptors
@@ -171,6 +171,16 @@ def test_while_other_threads_change_it(pair):
         for _ in range(200):
             assert pair[0].fileno() in find(shared).descriptors
         stop.set()
+
+
+def test_walk_objects(pair):
+    """What was looked at, nearest first; what find() returns keeps none of it alive."""
+    inner, outer = [pair[0]], {"inner": None}
+    outer["inner"] = inner
+    found = walk(outer)
+    assert [id(each) for each in found.objects] == [id(outer), id(inner), id(pair[0])]
+    assert found == find(outer) == Found((pair[0].fileno(),))
+    assert find(outer).objects == ()
 
 
 # The extension point

@@ -1,7 +1,7 @@
 """ConnectionPool where there is no fork: the same tests, in an interpreter that has lost os.fork before it imports.
 
-Left out: programs of their own, and exceptions and finalisers in the middle of a step, which only the compiled core
-does without a lock.
+They run the source of the compiled Slots and PoolCore as it is. Left out: programs of their own, and exceptions and
+finalisers in the middle of a step, which only the compiled core excludes.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ for name in ("fork", "forkpty", "register_at_fork"):
 import pytest
 import forksafe_core
 assert forksafe_core.IMPL == "pure"
+assert forksafe_core.Slots.__module__ == "forksafe_core.pure.slots"
+assert "cython" not in sys.modules  # also where it is installed: its critical_section() takes no lock
 options = ["-q", "-p", "no:cacheprovider", "--noconftest", "-p", "pool.conftest", "-k", {LEFT_OUT!r}, "--tb=short"]
 sys.exit(pytest.main([*options, *sys.argv[1:]]))
 """

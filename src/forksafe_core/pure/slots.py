@@ -46,11 +46,10 @@ class Entry:
     """
 
     def __init__(self, value, *, reset=None, has_closed=False, lifetime=MOST_SECONDS, extra=None):
-        self.value = value
+        self.value, self.extra = value, extra
         self.reset = reset
         self.has_closed = has_closed
         self.expires = deadline_after(lifetime)
-        self.extra = extra
         self.since = 0  # when it became idle
         self.loan = 0  # how often it was lent
         self.lent = False
@@ -387,15 +386,14 @@ def lend(entry):
 
 def place(slots, entry):
     """Lend it to the first waiter, else it is idle."""
-    if slots.waiters:
-        waiter: Waiter = slots.waiters.pop(0)
-        waiter.entry = lend(entry)
-        refresh(slots)
-        waiter.wake()
-    else:
+    waiter: Waiter = slots.waiters.pop(0) if slots.waiters else None
+    if waiter is None:
         entry.since = monotonic_ns()
         slots.idle.append(entry)
-        refresh(slots)
+    refresh(slots)
+    if waiter is not None:
+        waiter.entry = lend(entry)
+        waiter.wake()
 
 
 if cython.compiled:
