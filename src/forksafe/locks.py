@@ -2,7 +2,7 @@
 
 Guarantees, in a child:
   Lock, RLock        held by the thread that forked: still held by it. Held by another: free.
-  Condition          waiters that vanished are forgotten, so notify(1) wakes one that lives.
+  Condition          waiters that vanished are forgotten, so notify(1) wakes a living one.
   Event              keeps its flag.
   Barrier            forgets the parties that vanished.
   Semaphore          keeps its count; with at_fork="restore" as BoundedSemaphore.
@@ -41,7 +41,7 @@ class Condition(threading.Condition):
         super().__init__(RLock() if lock is None else lock)
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Let the lock go, wait to be notified, take the lock again. False when timeout seconds passed first."""
+        """Release the lock, wait to be notified, take the lock again. False when timeout seconds passed first."""
         if not self._is_owned():  # type: ignore[attr-defined]
             raise RuntimeError("cannot wait on un-acquired lock")
         waiter = Lock()
@@ -84,7 +84,7 @@ class Condition(threading.Condition):
 
 
 class Event(threading.Event):
-    """threading.Event whose lock no vanished thread can hold. In a child the flag is what it was at the fork."""
+    """threading.Event with a lock that no vanished thread can hold. In a child the flag is what it was at the fork."""
 
     __module__ = "forksafe"
 
@@ -115,7 +115,7 @@ class Barrier(threading.Barrier):
         self._seen = generation
         self._inside = [token for token in self._inside if not atfork.gone(token)]
         self._count = len(self._inside)
-        if not self._count and self._state in (-1, 1):  # resetting or draining: nobody is left to end it
+        if not self._count and self._state in (-1, 1):  # resetting or draining: no thread is left to end it
             self._state = 0
 
     def wait(self, timeout: float | None = None) -> int:

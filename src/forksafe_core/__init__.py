@@ -1,29 +1,11 @@
-"""forksafe's core: how forks happen, and locks that know. It has no opinion and never imports forksafe.
+"""forksafe's core: how forks happen, and locks, values, futures and pool slots that know of them.
 
-fork_state.h/.c      the generation, thread tokens, who survived; the pthread_atfork handler
-descriptors.h/.c     flagged descriptors, replaced in a child before any Python runs
-parking.h/.c         sleep while a word has a value
-lock_word.h/.c       a lock as one word that names its holder
-semaphore_word.h/.c  a count that threads wait for, as one word
-permits.h/.c         which thread holds how many of a semaphore's permits
-context_methods.h/.c __enter__ and __exit__ that cost a `with` statement little
-fast_new.h/.c       Lock() without the detour of an ordinary call
-lock_tracking.h/.c   since when a lock is held, while somebody wants to know
-thread_states.h      what the interpreter's end asks of threads that vanished
-glibc_floor.h        a build on a new Linux runs on an old one
-_atfork.pyx          binds fork_state and descriptors
-_locks.pyx           Lock, RLock
-lock_extras.pxi      their on_orphan and hold
-_semaphores.pyx      Semaphore, BoundedSemaphore
-_local.pyx           local
-_per_process.pyx     PerProcess
-_futures.pyx         futures, and the queue between an executor and its threads
-future_state.pxi, work_queue.pxi  the two
-_slots, _checkout    the state of a pool; compiled from pure/slots.py and pure/checkout.py
-_pure.py             the same names where there is no fork
+A module belongs here if it needs the fork state: the generation, thread tokens, or which threads vanished. It has no
+opinion on what a program should do, and never imports forksafe.
 
-IMPL is "compiled" where there is fork, else "pure". A platform with fork has no fallback: locks that only look
-fork-safe would be worse than an error.
+native/ is C without Python's API where the fork handler runs it; the Cython modules bind it; pure/ has the same names
+where there is no fork. IMPL is "compiled" where there is fork, else "pure". A platform with fork has no fallback:
+locks that only look fork-safe would be worse than an error.
 """
 
 import os as _os

@@ -1,8 +1,10 @@
 """Binds fork_state and descriptors: what this process knows about the forks that made it, and flagged descriptors.
 
-Importing registers the C handler, once in a process. Nothing here has an opinion about what should happen in
-a child: the layer above gives one callable, which is called, never from the handler, when a fork is noticed
-that Python did not make and whose hooks are therefore still due.
+Guarantees: importing registers the C handler, once in a process. The layer above gives one callable, which runs the
+hooks that are due in the child of a fork that Python did not make. It is called at the child's first slow path, never
+from the handler.
+
+Why that survives fork: see fork_state.h and descriptors.h.
 """
 from cpython.exc cimport PyErr_SetFromErrno
 from cpython.pycapsule cimport PyCapsule_New
@@ -121,9 +123,9 @@ cdef int raise_errno(int error) except -1:
 
 
 def call_soon(function):
-    """Have the main thread call function() as soon as it runs Python code again, and once more while that gives True.
+    """Have the main thread call function() as soon as it runs Python code again, and once more while it returns True.
 
-    False if too many such calls wait: nothing is called.
+    False if too many such calls wait: then it is not called.
     """
     Py_INCREF(function)
     if Py_AddPendingCall(call_pending, <void *>function) == 0:
@@ -135,8 +137,7 @@ def call_soon(function):
 cdef int call_pending(void *function) noexcept:
     called = <object>function
     try:
-        # Asked for again by this, not by the function: CPython forgets one that Python code asks for within such a call
-        # where there is no GIL.
+        # Not asked for by the function itself: without a GIL CPython forgets a call that is added within such a call.
         if called() is True:
             if Py_AddPendingCall(call_pending, function) == 0:
                 return 0
@@ -169,7 +170,7 @@ def mark_settled():
 
 
 def set_tracking(bint on):
-    """From now on, or not any more, have locks note when they are taken; see taken_at()."""
+    """Have locks note when they are taken, or stop that; see taken_at()."""
     fs_set_tracking(on)
 
 
@@ -181,13 +182,13 @@ def exchange_forking(uint64_t token):
 
 
 def write_unraisable(exception, where):
-    """Report an exception that nobody can catch, as the interpreter does: through sys.unraisablehook."""
+    """Report an exception that no caller can catch, as the interpreter does: through sys.unraisablehook."""
     PyErr_SetObject(type(exception), exception)
     PyErr_WriteUnraisable(<PyObject *>where)
 
 
 cdef int run_due_hooks() except -1:
-    """See that the hooks which are due in this process run. Call with the GIL, holding nothing."""
+    """Run the hooks that are due in this process. The caller has the GIL, and holds no lock."""
     cdef uint64_t forking
     fs_generation()  # notices a late fork, and lets the survivor show itself
     if atomic_load(&fs.page.settled):

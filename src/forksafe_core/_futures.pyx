@@ -1,14 +1,13 @@
-"""What concurrent.futures.Future does, as one word, and WorkQueue, the queue between an executor and its threads.
+"""FutureState, what concurrent.futures.Future does; and WorkQueue, the queue between an executor and its threads.
 
-A future's state, and whether somebody sleeps until it ends, has the condition or has left callbacks, lie in one word.
-Whoever ends a future that nobody has asked for changes that word and no more: no lock and no condition is made.
+Guarantees: one word holds the state of a future, and whether a thread sleeps until it ends, has its condition or has
+added callbacks. Ending a future that nothing waits for changes that word and makes no lock and no condition. Each
+method is one step: no other Python code runs in the middle of it. What is unusual is done by methods of the derived
+class, which have names with an underscore.
 
-In a child a future that was not done is settled when it is next looked at: it has failed, unless the thread that runs
-it is the one that forked. Nothing is done for it at the fork itself. What was left with it by the parent, callbacks and
-those who wait, is the parent's and is forgotten.
-
-Each method is one step: no other Python code runs in the middle of it. Whatever is unusual goes to methods of the
-class derived from FutureState, whose names begin with an underscore.
+Why that survives fork: nothing is done for a future at the fork. In a child, one that was not done is settled when it
+is next looked at: it has failed, unless the thread that runs it is the one that forked. Callbacks and waiters of the
+parent are forgotten, and kept alive.
 """
 cimport cython
 from cpython.pycapsule cimport PyCapsule_Import
@@ -48,9 +47,9 @@ lw_set_api(<const fs_api *>PyCapsule_Import(FS_API_CAPSULE, 0))
 cdef enum:
     PENDING, RUNNING, CANCELLED, NOTIFIED, FINISHED  # from CANCELLED on it is done
     STATES = 7
-    SHARED = 8      # somebody has the condition: who ends this future must hold it, and notify
+    SHARED = 8      # its condition has been given out: to end this future, hold it and notify
     CALLBACKS = 16
-    SLEEPERS = 32   # somebody is parked on the word
+    SLEEPERS = 32   # a thread is parked on the word
 
 cdef tuple NAMES = ("PENDING", "RUNNING", "CANCELLED", "CANCELLED_AND_NOTIFIED", "FINISHED")
 

@@ -1,9 +1,11 @@
 """local: threading.local that is empty in a child, for the thread that forked too.
 
-So a connection that a thread keeps here is never shared with its parent. The values that a child inherits are
-abandoned, not freed: no finaliser of theirs runs there. At a fork CPython frees the thread-local dictionaries of
-the threads that vanished, before any hook of ours could run; the values therefore lie in the object, by thread
-token, and what the interpreter frees is a sentinel, which drops them only in the process they belong to.
+Guarantees: a connection that a thread keeps here is never shared with its parent. The values that a child inherits are
+kept alive for good: no finaliser of theirs runs there.
+
+Why that survives fork: at a fork CPython frees the thread-local dictionaries of the threads that vanished, before any
+hook could run. Therefore the values lie in the object, by thread token. The interpreter frees a sentinel, which drops
+the values only in the process that they belong to.
 """
 cimport cython
 from cpython.pycapsule cimport PyCapsule_Import
@@ -31,7 +33,7 @@ cdef str SENTINEL = "forksafe.local"
 
 
 class ThreadEnd:
-    """Lies in a thread's own dictionary and goes with it: then the thread's values go too."""
+    """The sentinel in a thread's own dictionary: when it is freed, the thread's values are."""
 
     def __init__(self, token, stamp):
         self.token = token
@@ -69,7 +71,7 @@ cdef class local:
         self.kwargs = kwargs
         self.values = {}
         self.stamp = atomic_load(&fs.page.stamp)
-        add_thread(self, fs.token())  # type.__call__ is about to call __init__ for this thread
+        add_thread(self, fs.token())  # type.__call__ calls __init__ for this thread next
 
     def __dealloc__(self):
         if self.stamp != atomic_load(&fs.page.stamp):
@@ -108,7 +110,7 @@ cdef class local:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
 
-# The garbage collector clears, and so frees, what it finds from garbage alone: inherited values must not be found.
+# The garbage collector clears, and so frees, what only garbage refers to. So it must not find inherited values.
 cdef traverseproc traverse_own = (<PyTypeObject *>local).tp_traverse
 
 
@@ -122,7 +124,7 @@ cdef int traverse(PyObject *self, visitproc visit, void *arg) noexcept:
 
 
 cdef dict own(local self):
-    """The calling thread's attributes; made, and __init__ called, at its first use here."""
+    """The calling thread's attributes. Its first use makes them and calls __init__()."""
     cdef dict attributes
     if self.stamp != atomic_load(&fs.page.stamp):
         run_due_hooks()

@@ -10,7 +10,7 @@ cdef class Lock:
 cdef class RLock:
     cdef uint64_t word
     cdef Py_ssize_t count
-    cdef Py_ssize_t releases_to_ignore  # releases that the thread which forked still owes, see RLock._at_fork_reinit
+    cdef Py_ssize_t releases_to_ignore  # by the thread that forked, see RLock._at_fork_reinit
     cdef object __weakref__
 
 

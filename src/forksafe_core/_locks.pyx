@@ -1,15 +1,16 @@
 """Lock and RLock: threading's, owned by name.
 
-Guarantees, beyond threading's: in a child, a lock held by the thread that forked is still held by it, and one
-held by any other thread is free. No lock is visited at a fork: lock_word.h says why that holds. A thread that
-waits retries before it takes the GIL again, so a lock that is let go is not left idle while threads queue for
-the interpreter.
+Guarantees, beyond threading's: in a child, a lock held by the thread that forked is still held by it, and a lock held
+by any other thread is free. A thread that waits tries again before it takes the GIL, so a released lock is not left
+idle while threads queue for the interpreter.
 
-Extras, each costing only the locks that ask for it:
-  on_orphan      called by the first acquirer in a child of a lock whose holder vanished, while it holds the lock
-  hold           the layer above takes such locks before a fork and gives them back on both sides
+Extras, which cost only the locks that have them:
+  on_orphan      called in a child while the first acquirer holds a lock that a vanished thread had held
+  hold           the layer above takes such locks before a fork and releases them on both sides
 
-Not covered: data that was being changed when its holder vanished is as it was; on_orphan or hold are for that.
+Why that survives fork: no lock is visited at a fork; lock_word.h explains how an acquire finds a vanished holder.
+
+Not covered: data that a vanished holder was changing stays half changed; on_orphan or hold are for that.
 """
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cpython.pycapsule cimport PyCapsule_Import
@@ -113,13 +114,13 @@ cdef class Lock:
     threading.Lock that a fork cannot leave locked for ever. In a child it is still held if the thread that forked
     held it, and free if another thread did.
 
-    on_orphan: called without arguments by the first thread in a child that acquires the lock after its holder
-    vanished, before acquire() returns. If it raises, the exception reaches that caller, the lock is free and the
-    next acquirer calls it again. A bound method is held weakly; anything else strongly, and the garbage collector does
-    not look into locks: a function that refers to the object which owns the lock keeps both alive.
+    on_orphan: called without arguments in a child, by the first thread that acquires the lock after its holder
+    vanished, before acquire() returns. If it raises, the exception reaches that caller, the lock is free, and the next
+    acquirer calls it again. A bound method is held weakly, anything else strongly. The garbage collector does not look
+    into locks: a function that refers to the owner of the lock keeps both alive.
 
-    hold: the forking thread takes the lock before the fork and gives it back on both sides, waiting at most
-    hold_timeout seconds; then it forks all the same, with a ForkHazardWarning.
+    hold: the forking thread takes the lock before the fork and releases it on both sides. It waits at most hold_timeout
+    seconds; then the fork goes ahead, with a ForkHazardWarning.
     """
 
     def __init__(self, *, on_orphan=None, bint hold=False, double hold_timeout=DEFAULT_HOLD_TIMEOUT):
@@ -137,7 +138,7 @@ cdef class Lock:
         return take_repaired(word_of(&self.word), deadline) != LW_WOULD_BLOCK
 
     def release(self):
-        """Let the lock go; any thread may. RuntimeError if it is not locked."""
+        """Release the lock; any thread may. RuntimeError if it is not locked."""
         lock_release(self)
 
     def locked(self):
@@ -185,7 +186,7 @@ cdef class RLock:
         return enter(self, deadline) != LW_WOULD_BLOCK
 
     def release(self):
-        """Let the lock go once. RuntimeError if this thread does not hold it."""
+        """Release the lock once. RuntimeError if this thread does not hold it."""
         rlock_release(self)
 
     def locked(self):
@@ -212,8 +213,8 @@ cdef class RLock:
         self.count = count
 
     def _at_fork_reinit(self):
-        # logging does this in every child, also when the thread that forked is inside a handler, whose `with`
-        # block is still to end: that release must not raise.
+        # logging calls this in every child. If the thread that forked is inside a handler, the `with` block there
+        # has yet to end, and its release must not raise.
         if lw_held_by(lw_owner(word_of(&self.word)), lw_get_self()) and is_survivor(lw_self):
             self.releases_to_ignore = self.count
         self.count = 0
@@ -336,7 +337,7 @@ add_fast_new(RLock)
 
 
 def holder(lock):
-    """The token of the thread that holds a Lock or RLock; 0 when nobody does, or its holder vanished in a fork."""
+    """The token of the thread that holds a Lock or RLock; 0 when it is free, or its holder vanished in a fork."""
     return holder_of(lw_owner(any_word(lock)))
 
 

@@ -135,7 +135,7 @@ cdef object make_locked(PerProcess self, uint64_t thread, uint64_t stamp):
     return value
 
 
-# The garbage collector clears, and so frees, what it finds from garbage alone: inherited values must not be found.
+# The garbage collector clears, and so frees, what only garbage refers to. So it must not find inherited values.
 cdef traverseproc traverse_own = (<PyTypeObject *>PerProcess).tp_traverse
 
 

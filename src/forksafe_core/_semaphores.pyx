@@ -1,8 +1,13 @@
 """Semaphore and BoundedSemaphore: threading's, as one word.
 
-In a child a Semaphore keeps its count: its permits may be messages, not resources. A BoundedSemaphore, and a
-Semaphore made with at_fork="restore", gets back the permits of the threads that vanished; those that the thread
-which forked had taken stay taken. This is done at the first use in the child, once, whoever comes first.
+Guarantees: in a child a Semaphore keeps its count, since its permits may be messages, not resources. With
+at_fork="restore" it gets back the permits of the threads that vanished, and so does a BoundedSemaphore; those that the
+thread which forked had taken stay taken.
+
+Why that survives fork: the first thread that uses the semaphore in the child gives the permits back, once. A stamp
+tells in which process that was last done.
+
+Not covered: permits that one thread takes and another returns are counted as returned for some thread that has one.
 """
 from cpython.pycapsule cimport PyCapsule_Import
 from cpython.ref cimport PyObject
@@ -65,14 +70,14 @@ cdef int catch_up(Semaphore self) except -1:
 
 
 cdef void restore(Semaphore self) noexcept nogil:
-    """Give back the permits of threads that vanished. The stamp says who does it, and that it is done."""
+    """Give back the permits of threads that vanished. The stamp says that it is being done, or is done."""
     cdef fs_word *stamp = word_of(&self.stamp)
     cdef uint64_t now = atomic_load(&fs.page.stamp)
     cdef uint64_t survivor = atomic_load(&fs.state.survivor)
     cdef uint64_t seen = atomic_load(stamp)
     cdef uint64_t held
     if survivor == FS_SURVIVOR_UNKNOWN:
-        return  # a fork found late, by another thread: nobody counts as gone yet
+        return  # a fork found late, by another thread: no thread counts as gone yet
     while seen != now:
         if seen == now | RESTORING:
             sched_yield()

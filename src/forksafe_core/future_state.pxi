@@ -28,10 +28,10 @@ cdef class FutureState:
         self.stamp = atomic_load(&fs.page.stamp)
 
     def __init__(self):
-        pass  # what concurrent.futures.Future sets here is all there
+        pass  # the fields that concurrent.futures.Future sets exist already
 
     def __dealloc__(self):
-        # What the parent's callbacks and arguments refer to is the parent's: in a child nothing of it is finalised.
+        # Callbacks and arguments of the parent's, and what they refer to, are not finalised in a child.
         if self.stamp != atomic_load(&fs.page.stamp) and not is_done(self.word):
             keep(self.fn)
             keep(self.args)
@@ -52,7 +52,7 @@ cdef class FutureState:
 
     @property
     def _waiters(self):
-        """Those of wait() and as_completed(), who hold the condition when they ask."""
+        """The waiters of wait() and as_completed(), which hold the condition when they ask."""
         look(self)
         if self.waiters is None:
             self.waiters = []
@@ -72,7 +72,7 @@ cdef class FutureState:
         return (look(self) & STATES) == RUNNING
 
     def done(self):
-        """True if it was cancelled or has finished. In a child also for one that the fork left without a thread."""
+        """True if it was cancelled or has finished. In a child also if the thread that ran it vanished."""
         return is_done(look(self))
 
     def result(self, timeout=None):
@@ -119,31 +119,31 @@ cdef class FutureState:
         end(self, None, exception)
 
     def add_done_callback(self, fn):
-        """Call fn with the future when it is done; at once if it is. Not in a child, if it was added before the fork."""
+        """Call fn with the future when it is done, or at once. A child does not call what was added before the fork."""
         look(self)
         if not append_callback(self, fn):
             self._call(fn)
         elif getattr(fn, "__module__", None) == "asyncio.futures":
             self._remember()  # a loop that goes on in the child waits for this one
 
-    # For the class derived from this, which holds the condition when it calls them.
+    # For the derived class, which holds the condition when it calls these.
 
     def _leave_pending(self, bint by_cancel):
-        """The state it was in: 0 when that was PENDING and has ended now, by being cancelled or run."""
+        """The state it was in. 0: that was PENDING, and it is cancelled or runs now."""
         return leave_pending(self, CANCELLED if by_cancel else RUNNING, True)
 
     def _notified(self):
         atomic_fetch_or(word_of(&self.word), NOTIFIED)
 
     def _complete(self, result, exception):
-        """False if it was done already."""
+        """End it. False if it was done already."""
         return not is_done(complete(self, result, exception, True))
 
     def _take_callbacks(self):
         return take_callbacks(self)
 
     def _look(self):
-        """In a child: settle it."""
+        """In a child: settle it, as any use of it does."""
         look(self)
 
 
@@ -172,7 +172,7 @@ cdef int settle_future(FutureState self) except -1:
         return 0
     gone = fs.gone(self.runner) if (word & STATES) == RUNNING else 1
     if gone < 0:
-        return 0  # a fork found late, by another thread: nobody counts as gone yet
+        return 0  # a fork found late, by another thread: no thread counts as gone yet
     chains = self._callbacks_here(list(self.callbacks)) if self.callbacks else None
     if forget_parent(self, now, chains):
         if not gone:
@@ -185,7 +185,7 @@ cdef int settle_future(FutureState self) except -1:
 
 @cython.critical_section
 cdef bint forget_parent(FutureState self, uint64_t now, list callbacks) except -1:
-    """Keep these callbacks alone. True for the one that comes first."""
+    """Keep these callbacks, no others. True for the first caller."""
     if self.stamp == now:
         return False
     keep(self.callbacks)
@@ -271,7 +271,7 @@ cdef bint begin(FutureState self) except -1:
 
 @cython.critical_section
 cdef uint64_t complete(FutureState self, object result, object exception, bint holding):
-    """The word as it was. Nothing is changed if it was done, or with SHARED, when the caller must hold the condition."""
+    """The word as it was. Changes nothing if it was done, or with SHARED if the caller must hold the condition."""
     cdef uint64_t was = atomic_load(word_of(&self.word))
     if not is_done(was) and (holding or not was & SHARED):
         self._result = result

@@ -1,6 +1,6 @@
-# lock_extras.pxi: what few locks ask for, on_orphan and hold; the others pay nothing for it. Part of _locks.pyx.
+# lock_extras.pxi: on_orphan and hold, which few locks have; the others pay nothing for them. Part of _locks.pyx.
 #
-# The extras lie beside the lock, as lock_word.h tells. A lock with a repair is torn from the moment its dead holder
+# The extras lie beside the lock; see lock_word.h. A lock with a repair is torn from the moment its dead holder
 # is found until the repair has returned.
 
 cdef double DEFAULT_HOLD_TIMEOUT = 5.0
@@ -8,7 +8,7 @@ cdef dict _held_across_forks = {}  # id: weak reference to a lock made with hold
 
 
 cdef int repair(fs_word *word, int got) except -1:
-    """The lock was taken: see to data that its holder, who vanished, may have left half changed."""
+    """The lock has been taken. If its holder vanished, its data may be half changed: repair it."""
     cdef lw_extras *extras = lw_get_extras(word)
     if extras == NULL or got == LW_WOULD_BLOCK:
         return 0
@@ -57,7 +57,7 @@ cdef int add_extras(object lock, fs_word *word, object on_orphan, bint hold, dou
 
 
 cdef class _WeakRepair:
-    """A bound method held weakly: an object may own a lock whose repair is its own method, and still be freed."""
+    """A bound method held weakly: an object that owns a lock may repair it with a method, and still be freed."""
     cdef object method
 
     def __init__(self, method):

@@ -1,19 +1,19 @@
 # work_queue.pxi: WorkQueue, the queue between an executor and its threads in one process. Part of _futures.pyx.
 #
-# A thread that finds nothing to do counts itself among the idle, looks once more, and sleeps until it gets a permit.
-# Whoever brings work takes one of the idle out of that count and gives a permit for it, so that none is woken twice and
-# no work lies there with a thread asleep. Threads are asked for only while there is more to do than there are threads.
+# A thread that finds nothing to do counts itself as idle, looks once more, and sleeps until it gets a permit. submit()
+# takes one idle thread out of that count and gives one permit for it, so no thread is woken twice and no work waits
+# while a thread sleeps. A new thread is asked for only while there is more work than threads.
 #
-# Everything here belongs to one process. In a child each WorkQueue of the parent is inherited: submit() refuses, and
-# whoever still runs something for it is told when that ends.
+# A WorkQueue belongs to one process. In a child the parent's is inherited: submit() refuses, and the thread that still
+# runs something for it learns that when it has ended.
 
 
 @cython.final
 cdef class WorkQueue:
-    """grow: called without arguments when there should be one thread more, which it is then counted as."""
+    """start_thread: called with a submitted future when one more thread is needed, which counts from then on."""
     cdef object items
     cdef object future_type
-    cdef object grow
+    cdef object start_thread
     cdef uint64_t limit
     cdef uint64_t stamp
     cdef uint64_t unfinished  # submitted and not ended. This and the rest are atomic
@@ -24,11 +24,11 @@ cdef class WorkQueue:
     cdef uint64_t gate        # 1: nothing is begun
     cdef uint64_t closed
 
-    def __init__(self, future_type, limit, grow):
+    def __init__(self, future_type, limit, start_thread):
         self.items = deque()
         self.future_type = future_type
         self.limit = limit
-        self.grow = grow
+        self.start_thread = start_thread
         self.stamp = atomic_load(&fs.page.stamp)
 
     def __dealloc__(self):
@@ -69,7 +69,7 @@ cdef class WorkQueue:
     def run_next(self):
         """Wait for something to run, and run it: True. None when this is closed and there is no more.
 
-        The future, where running it has forked and this is the child: then this thread is none of the executor's.
+        The future, when running it has forked and this is the child: the queue is the parent's then.
         """
         cdef FutureState future = take(self)
         if future is None:
@@ -81,11 +81,11 @@ cdef class WorkQueue:
         return True if self.stamp == atomic_load(&fs.page.stamp) else future
 
     def enter(self):
-        """Count this thread as one that runs something, once nothing keeps it from beginning."""
+        """Count this thread as running, as soon as the queue is not paused."""
         enter(self)
 
     def leave(self):
-        """It does not any more."""
+        """Count this thread as running no more."""
         stop_running(self)
 
     def pause(self):
@@ -117,8 +117,8 @@ cdef class WorkQueue:
         while take_idle(self):
             sw_give(word_of(&self.permits), 1, SW_MAX_VALUE)
 
-    def take_rest(self):
-        """Everything that was submitted and has not begun; it is nobody's then."""
+    def drain(self):
+        """Take out everything that has not begun."""
         rest = []
         while len(self.items):
             try:
@@ -129,11 +129,11 @@ cdef class WorkQueue:
         return rest
 
     def forget_thread(self):
-        """One that was asked for did not start, or has ended."""
+        """A thread that was asked for has not started."""
         atomic_fetch_sub(word_of(&self.threads), 1)
 
     def withdraw(self, FutureState future):
-        """Take back what was submitted. False when it has begun."""
+        """Take a future out. False when it has begun."""
         try:
             self.items.remove(future)
         except ValueError:
@@ -151,7 +151,7 @@ cdef bint put(WorkQueue self, FutureState future) except -1:
     threads = atomic_load(word_of(&self.threads))
     while threads < self.limit and threads < unfinished:
         if atomic_compare_exchange_strong(word_of(&self.threads), &threads, threads + 1):
-            self.grow(future)
+            self.start_thread(future)
             return True
     if take_idle(self):
         sw_give(word_of(&self.permits), 1, SW_MAX_VALUE)
@@ -159,7 +159,7 @@ cdef bint put(WorkQueue self, FutureState future) except -1:
 
 
 cdef FutureState take(WorkQueue self):
-    """What to run next, and this thread is counted as running; waits for it. None when closed and there is no more."""
+    """Wait for what to run next, and count this thread as running. None when closed and there is no more."""
     while True:
         enter(self)
         if len(self.items):
@@ -212,7 +212,7 @@ cdef int execute(WorkQueue self, FutureState future) except -1:
         except BaseException as raised:
             error = raised
         fn = args = kwargs = None
-        atomic_fetch_sub(word_of(&self.unfinished), 1)  # before others see it done: this thread is theirs to use
+        atomic_fetch_sub(word_of(&self.unfinished), 1)  # before it is done: then a submit() needs no new thread
         end(future, result, error)
     else:
         atomic_fetch_sub(word_of(&self.unfinished), 1)

@@ -24,8 +24,8 @@ from concurrent.futures.thread import BrokenThreadPool
 from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from forksafe.arguments import seconds_or_none
 from forksafe.atfork import quiesce as quiescing
-from forksafe.atfork.quiesce import seconds
 from forksafe.executors.futures import Future
 from forksafe.executors.thread_workers import WorkerThreads, is_interpreter_ending
 from forksafe.locks import Lock
@@ -70,7 +70,7 @@ class ThreadPoolExecutor(_StandardExecutor):
             raise TypeError("initializer must be a callable")
         prefix = thread_name_prefix or f"ThreadPoolExecutor-{self._counter()}"  # type: ignore[attr-defined]
         self._max_workers = max_workers
-        self.fork_grace = None if fork_grace is None else seconds(fork_grace, "ThreadPoolExecutor(fork_grace)")
+        self.fork_grace = seconds_or_none(fork_grace, "ThreadPoolExecutor(fork_grace)")
         self._lock = Lock()
         self._shutdown = False
         # Not a method: an executor that nothing refers to is freed at once.

@@ -75,7 +75,7 @@ class WorkerThreads:
         """Take no more work. cancel: do not begin what has not begun."""
         self.queue.close()
         if cancel:
-            for future in self.queue.take_rest():
+            for future in self.queue.drain():
                 future.cancel()
 
     def join(self) -> None:
@@ -109,7 +109,7 @@ class WorkerThreads:
         """The initializer has failed: fail everything that is queued."""
         self.broken = "A thread initializer failed, the thread pool is not usable anymore"
         self.queue.close()
-        for future in self.queue.take_rest():
+        for future in self.queue.drain():
             future.set_exception(BrokenThreadPool(self.broken))
 
     def initialize(self) -> bool:

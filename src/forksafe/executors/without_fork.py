@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor as _StandardExecutor
 from typing import Any
 
-from forksafe.atfork.quiesce import seconds
+from forksafe.arguments import seconds_or_none
 
 __all__ = ["ThreadPoolExecutor"]
 
@@ -25,5 +25,5 @@ class ThreadPoolExecutor(_StandardExecutor):
         *,
         fork_grace: float | None = None,
     ) -> None:
-        self.fork_grace = None if fork_grace is None else seconds(fork_grace, "ThreadPoolExecutor(fork_grace)")
+        self.fork_grace = seconds_or_none(fork_grace, "ThreadPoolExecutor(fork_grace)")
         super().__init__(max_workers, thread_name_prefix, initializer, initargs)

@@ -117,7 +117,8 @@ static PyObject *bound_repr(PyObject *object) {
 
 static PyObject *bound_compare(PyObject *a, PyObject *b, int op) {
     int same;
-    if (Py_TYPE(a) != &bound_type || Py_TYPE(b) != &bound_type || (op != Py_EQ && op != Py_NE)) Py_RETURN_NOTIMPLEMENTED;
+    if (Py_TYPE(a) != &bound_type || Py_TYPE(b) != &bound_type || (op != Py_EQ && op != Py_NE))
+        Py_RETURN_NOTIMPLEMENTED;
     same = ((bound *)a)->self == ((bound *)b)->self && ((bound *)a)->method == ((bound *)b)->method;
     return PyBool_FromLong(same == (op == Py_EQ));
 }

@@ -1,4 +1,4 @@
-/* context_methods.h: __enter__ and __exit__ that cost a `with` statement little.
+/* context_methods.h: cheap __enter__ and __exit__ for a `with` statement.
  *
  * `with` looks both up on the type and binds them. Binding an ordinary C method makes an object that the garbage
  * collector tracks; that costs more than the lock. These bind to a small untracked object from a free list.

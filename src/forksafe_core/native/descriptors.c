@@ -34,17 +34,17 @@ typedef struct {
 
 typedef struct {
     word newest; /* the generation, plus one, that flagged something here last */
-    word marks[PIECE]; /* apart from the rest: a child with cold caches reads these alone */
+    word marks[PIECE]; /* apart from the rest: a child with cold caches reads only these */
     identity files[PIECE];
 } piece;
 
 static _Atomic(piece *) pieces[PIECES];
 static word pieces_used; /* no piece from this one on */
-static word oldest;      /* flags of earlier generations have been seen to */
+static word oldest;      /* flags of earlier generations have been replaced */
 
-/* Linux keeps with every open file the signal that F_SETSIG chose for O_ASYNC. 0 means SIGIO, and so does SIGIO: saying
- * so marks the file without a change, and no file opened later under the same number has the mark. It is also the
- * cheapest thing to ask: fstat() in a child with cold caches costs more than the rest. */
+/* Linux keeps with every open file the signal that F_SETSIG chose for O_ASYNC. 0 means SIGIO, and so does SIGIO:
+ * choosing SIGIO marks the file without a change, and a file opened later under its number has no mark. It is also the
+ * cheapest to ask: fstat() in a child with cold caches costs more than all the rest. */
 static int mark_file(int fd) {
 #ifdef F_SETSIG
     int signal = fcntl(fd, F_GETSIG);
@@ -62,7 +62,7 @@ static int is_still(const identity *file, uint64_t mark, int fd) {
         int signal = fcntl(fd, F_GETSIG);
         if (signal == SIGIO) return 1;
         if (signal <= 0) return 0;
-        /* somebody chose another signal since */
+        /* the program has chosen another signal since */
     }
 #endif
     return fstat(fd, &st) == 0 && (uint64_t)st.st_dev == atomic_load(&file->device) &&
@@ -104,7 +104,7 @@ int fd_flag(int fd, uint64_t generation, int *certain) {
     return 0;
 }
 
-/* 0, too, where somebody has dealt with it already. */
+/* The mark; 0 also if an earlier child has replaced it already. */
 static uint64_t still_due(const word *mark, uint64_t since) {
     uint64_t m = atomic_load_explicit(mark, memory_order_acquire);
     return m >> MARK_BITS > since ? m : 0;
@@ -158,8 +158,8 @@ static int cloexec(int fd) {
     return fd;
 }
 
-/* A pair whose other end is closed. AF_UNIX, for it needs no network; packets, for a write to one raises no SIGPIPE;
- * an unconnected one made drivers wait for ever. */
+/* A pair with its other end closed. AF_UNIX needs no network. A write to a packet socket raises no SIGPIPE. On an
+ * unconnected socket drivers wait for ever. */
 static int make_socket(void) {
     int pair[2];
 #ifdef __APPLE__
@@ -180,7 +180,7 @@ static int make_socket(void) {
     return cloexec(pair[0]);
 }
 
-/* Not /dev/null opened for writing: what is written there is lost without a word. Without O_PATH (macOS, NetBSD,
+/* Not /dev/null opened for writing: what is written there is lost silently. Without O_PATH (macOS, NetBSD,
  * OpenBSD) a dead socket serves: end of file to readers, EPIPE to writers. */
 static int make_file(void) {
 #ifdef O_PATH
@@ -192,14 +192,14 @@ static int make_file(void) {
 #endif
 }
 
-/* The one to duplicate for a descriptor; it may be made under that very number. -1: none can be made. */
+/* The tombstone to duplicate; it may be made under this very number. -1: none can be made. */
 static int tombstone_for(tombstones *t, int fd, uint64_t kind) {
     int *which = kind & IS_SOCKET ? &t->socket : &t->file, *stays = kind & IS_SOCKET ? &t->socket_stays : &t->file_stays;
     int (*make)(void) = kind & IS_SOCKET ? make_socket : make_file;
     if (*which >= 0) return *which;
     if ((*which = make()) < 0 && raise_limit(t)) *which = make();
     if (*which < 0 && (errno == EMFILE || errno == ENFILE)) {
-        close(fd); /* it is to be dead anyway, and gives the number that is missing */
+        close(fd); /* it is to be replaced anyway, and frees the number that is missing */
         *which = make();
         *stays = *which == fd;
     }
@@ -218,7 +218,7 @@ static int duplicate(int from, int to) {
     return got < 0 ? errno : 0;
 }
 
-static int bury(tombstones *t, int fd, uint64_t kind) {
+static int replace(tombstones *t, int fd, uint64_t kind) {
     int tombstone = tombstone_for(t, fd, kind), error = EMFILE;
     if (tombstone == fd) return 0;
     if (tombstone >= 0) {
@@ -238,7 +238,7 @@ static void clean_up(tombstones *t) {
 int fd_tombstone(int fd) {
     tombstones t = {.socket = -1, .file = -1};
     struct stat st;
-    int error = fstat(fd, &st) ? errno : bury(&t, fd, S_ISSOCK(st.st_mode) ? IS_SOCKET : 0);
+    int error = fstat(fd, &st) ? errno : replace(&t, fd, S_ISSOCK(st.st_mode) ? IS_SOCKET : 0);
     clean_up(&t);
     return error;
 }
@@ -252,16 +252,16 @@ void fd_in_child(uint64_t generation) {
         for (int i = 0; i < PIECE; i++) {
             uint64_t mark = still_due(&p->marks[i], since);
             int fd = (int)(number * PIECE) + i;
-            if (mark && is_still(&p->files[i], mark, fd)) bury(&t, fd, mark);
+            if (mark && is_still(&p->files[i], mark, fd)) replace(&t, fd, mark);
         }
     }
     clean_up(&t);
     atomic_store(&oldest, generation + 1);
 }
 
-/* clone(CLONE_FILES) leaves parent and child one table: a tombstone would hit the parent. Linux gives a process of one
- * thread a table of its own for the asking (naming CLONE_THREAD refuses others, whose threads it would part). Where
- * asking is forbidden or threads are there already, the kernel may at least say that the table is not the parent's. */
+/* After clone(CLONE_FILES) parent and child share one table: a tombstone would hit the parent. unshare() gives a
+ * process of one thread its own table; with CLONE_THREAD it refuses if there are more, which would lose the shared table.
+ * Where unshare() is forbidden or refuses, kcmp() may still tell that the table is not the parent's. */
 int fd_is_table_our_own(uint64_t parent_pid) {
 #ifdef __linux__
     if (syscall(SYS_unshare, CLONE_FILES | CLONE_THREAD) == 0) return 1;

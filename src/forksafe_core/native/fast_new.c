@@ -4,7 +4,7 @@
 #include <stdatomic.h>
 
 static PyObject *empty;
-static PyObject *_Atomic recorder; /* borrowed, from who sets it and keeps it */
+static PyObject *_Atomic recorder; /* borrowed: the caller that sets it keeps it alive */
 
 static PyObject *recorded(PyObject *made) {
     PyObject *wanted = atomic_load(&recorder), *result;
@@ -12,7 +12,7 @@ static PyObject *recorded(PyObject *made) {
     Py_INCREF(wanted);
     result = PyObject_CallOneArg(wanted, made);
     Py_DECREF(wanted);
-    if (!result) PyErr_WriteUnraisable(wanted); /* who makes a lock is not to fail for it */
+    if (!result) PyErr_WriteUnraisable(wanted); /* making a lock does not fail for it */
     Py_XDECREF(result);
     return made;
 }

@@ -1,7 +1,6 @@
-/* fast_new.h: Lock(), without arguments, made without the detour through type.__call__, __new__ and __init__.
+/* fast_new.h: Lock() without arguments skips type.__call__, __new__ and __init__.
  *
- * Calls with arguments and subclasses take the ordinary way. While somebody wants to know what is made, it is told of
- * both.
+ * Calls with arguments and subclasses take the ordinary way. A recorder, while there is one, is called for both.
  */
 #ifndef FORKSAFE_FAST_NEW_H
 #define FORKSAFE_FAST_NEW_H

@@ -81,7 +81,7 @@ static int is_first_thread(void) {
 #endif
 }
 
-/* Tokens are issued only after noticing, so whoever has one in an unnoticed child brought it along. */
+/* Tokens are issued only after noticing, so a thread that has one in an unnoticed child is the one that forked. */
 static void notice_late(void) {
     uint64_t me = (uint64_t)getpid(), busy = atomic_load(&noticing);
     if (busy == me || !atomic_compare_exchange_strong(&noticing, &busy, me)) {
@@ -189,7 +189,7 @@ uint64_t fs_ident_of(uint64_t token) {
 
 int fs_wipes(void) { return wipes; }
 
-/* 1: children will find the page zeroed. A kernel or emulator that takes any advice is not believed. */
+/* 1: children will find the page zeroed. A kernel or emulator that accepts any advice is not trusted. */
 static int wipe_on_fork(void *page, size_t size) {
 #if defined(__linux__)
     return madvise(page, size, -1) != 0 && madvise(page, size, MADV_WIPEONFORK) == 0;

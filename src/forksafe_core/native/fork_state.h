@@ -13,7 +13,7 @@
  * (_Fork, raw clone) are noticed at the next slow path, by whichever thread comes first. There is no prepare
  * and no parent handler: nothing to undo when fork fails, nothing to order against other forks.
  *
- * Not covered: vfork and posix_spawn (the child shares this memory until exec). Forks in a row that nobody
+ * Not covered: vfork and posix_spawn (the child shares this memory until exec). Forks in a row that no call
  * noticed count as one generation.
  */
 #ifndef FORKSAFE_FORK_STATE_H
@@ -24,11 +24,11 @@
 
 typedef _Atomic uint64_t fs_word;
 
-/* Lies in a page that is zero in a child: what is nonzero here was said by this very process. */
+/* Lies in a page that is zero in a child: what is nonzero here was written by this very process. */
 typedef struct {
     fs_word stamp;   /* generation + 1, once this process has noticed which generation it is */
     fs_word settled; /* 1 once the after_in_child hooks have run here, or need not */
-    fs_word fast;    /* 1 while that is so and nobody tracks locks: their fast paths ask this */
+    fs_word fast;    /* 1 while that is so and locks are not tracked: their fast paths ask this */
 } fs_page;
 
 #define FS_SURVIVOR_UNKNOWN UINT64_MAX
@@ -42,7 +42,7 @@ typedef struct {
     fs_word forking;    /* the thread between its Python `before` and `after` hooks: its child's hooks will come */
     fs_word tracking;   /* 1 while it is noted which lock was taken when: then every acquire takes the slow path */
     fs_word late_forks; /* forks in this line of processes that were noticed without a handler */
-    fs_word left_shared; /* those of them whose flagged descriptors may be the parent's own: they were let be */
+    fs_word left_shared; /* those of them that may share the parent's descriptors, which were left alone */
 } fs_state;
 
 /* Registers the handler and makes the page. Once a process; 0, or an errno value. */

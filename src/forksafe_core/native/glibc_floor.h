@@ -1,8 +1,8 @@
 /* glibc_floor.h: a build on a new Linux runs on an old one.
  *
- * Guarantees: fstat() and what keys of threads need ask for no glibc newer than 2.17 (manylinux_2_17), whatever glibc
- * they are compiled with, and do what they always did. It is empty where that is not known to hold. Whether anything
- * else asks for more is for .ci/check_wheels.py to say.
+ * Guarantees: fstat() and the functions for thread keys need no glibc newer than 2.17 (manylinux_2_17), whatever glibc
+ * they are compiled with, and do what they always did. It is empty where that is not known to hold.
+ * .ci/check_wheels.py finds out whether anything else needs more.
  *
  * Why it is needed: the linker ties each symbol to the newest version that the building system has. glibc 2.33 gave
  * fstat() a symbol of its own, and 2.34 gave one to what it moved out of libpthread, without a change in what they do.

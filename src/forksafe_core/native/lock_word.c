@@ -12,7 +12,7 @@ uint64_t lw_get_self(void) {
     return lw_self;
 }
 
-/* `waited`: somebody else may be parked too, since a release wakes one and clears the flag. */
+/* `waited`: other threads may be parked too, since a release wakes one and clears the flag. */
 static int try_word(fs_word *owner, uint64_t self, uint64_t waited, int *gone) {
     uint64_t w = atomic_load_explicit(owner, memory_order_relaxed);
     for (;;) {

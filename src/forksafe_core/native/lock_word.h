@@ -13,7 +13,7 @@
 #include "fork_state.h"
 #include "parking.h"
 
-#define LW_WAITERS 1u /* somebody may be parked on the word */
+#define LW_WAITERS 1u /* a thread may be parked on the word */
 #define LW_EXTRAS 2u  /* the rest of the word points to lw_extras */
 #define LW_FLAGS 7u
 #define LW_SHIFT 3
@@ -43,8 +43,8 @@ static inline fs_word *lw_owner(fs_word *word) {
     return extras ? &extras->owner : word;
 }
 
-/* `fast` is asked so that a child's first acquire finds the slow path, which runs the hooks that are due; and each
- * acquire while locks are tracked. */
+/* `fast` is 0 before a child's first acquire, so that it takes the slow path, which runs the hooks that are due; and
+ * while locks are tracked. */
 static inline int lw_take_free(fs_word *word, uint64_t self) {
     uint64_t w = 0;
     return self && atomic_load_explicit(&fs->page->fast, memory_order_relaxed) &&

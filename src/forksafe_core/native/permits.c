@@ -44,7 +44,7 @@ static int claim(permits *p, uint64_t token) {
 int permits_add(permits *p, uint64_t token) {
     fs_word *slot = find(p, token, 0);
     uint64_t w = slot ? atomic_load_explicit(slot, memory_order_relaxed) : 0;
-    /* Another thread may return our last permit meanwhile; then the slot is no longer ours. */
+    /* If another thread returns our last permit now, the slot is no longer ours. */
     while (slot && w >> COUNT_BITS == token) {
         if ((w & COUNT_MASK) == COUNT_MASK || atomic_compare_exchange_weak(slot, &w, w + 1)) return 1;
     }

@@ -2,8 +2,8 @@
  * threads that vanished.
  *
  * A slot is token << 16 | permits, changed by compare-and-swap; slots of threads that hold none are reused, so
- * there are as many as threads ever held at once. Permits are returned by whoever calls release: by a thread
- * that holds none, on behalf of one that does.
+ * there are as many as threads ever held at once. Any thread may release: one that holds no permit returns that of
+ * a thread that does.
  *
  * Not covered: more than 65535 permits held by one thread are counted as 65535.
  */

@@ -1,7 +1,7 @@
-/* semaphore_word.h: a count of permits that threads wait for, as one word: value << 1 | somebody may be parked.
+/* semaphore_word.h: a count of permits that threads wait for, as one word: value << 1 | a thread may be parked.
  *
- * A release clears the flag and wakes as many as it brings; whoever was woken sets the flag again when it takes
- * a permit, and wakes the next if permits are left. No waiter of a fork's other side is ever woken or awaited:
+ * A release clears the flag and wakes as many threads as it brings permits. A woken thread sets the flag again when it
+ * takes a permit, and wakes the next if permits are left. No waiter on the other side of a fork is woken or waited for:
  * parking.h keeps none.
  */
 #ifndef FORKSAFE_SEMAPHORE_WORD_H

@@ -1,8 +1,8 @@
 /* thread_states.h: the interpreter's end does not wait for the states of threads that vanished.
  *
- * From CPython 3.15 on the interpreter ends only when no state of a thread is left that threading started and that is no
- * daemon. After os.fork it removes those of vanished threads; after a fork by C they stay, and its child would look for
- * ever. To remove one here would run finalisers of the parent's objects, so it is made a daemon's instead.
+ * From CPython 3.15 on the interpreter ends only when no state is left of a non-daemon thread that threading
+ * started. After os.fork it removes the states of vanished threads. After a fork by C they stay, and the child would
+ * wait for ever. Removing one would run finalisers of the parent's objects, so it is marked as a daemon's instead.
  */
 #ifndef FORKSAFE_THREAD_STATES_H
 #define FORKSAFE_THREAD_STATES_H
