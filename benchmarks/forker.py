@@ -8,7 +8,7 @@ Contract: it builds its heap, writes one line of JSON ({"resident": bytes}) and 
 
 and ends when its input does. WAY is one of WAYS. With RESIDENT, plain objects fill the heap up to that many bytes, so
 that a fork copies as many page-table entries as that of a process with bigger locks.
-Whatever WAY, the same modules are imported beforehand, and the garbage collector is off with everything frozen. A child
+In each WAY the same modules are imported beforehand, and the garbage collector is off with everything frozen. A child
 does nothing but report and exit. An answer that takes longer than LIMIT seconds ends the process.
 """
 

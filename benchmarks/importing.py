@@ -3,8 +3,7 @@
 Each value is that of a fresh interpreter, and all candidates take turns. The first row is the time from starting the
 interpreter until it has ended, compared with one that does nothing. The second row is the time that the statement
 itself takes, as the interpreter measures it. `import threading` is shown beside it: a program with locks pays for that
-anyway. All of them read bytecode from a cache of their own, filled beforehand, whatever the environment says about
-writing bytecode.
+anyway. All of them read bytecode from a cache of their own, which is filled beforehand.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Two threads hold both permits of a connection pool; a child is forked just then, and needs permits too."""
+"""Two threads hold both permits of a connection pool. A child that is forked then needs permits, too."""
 
 import os
 import sys
@@ -16,7 +16,7 @@ forked = Event()
 def query() -> None:
     with permits:
         all_taken.wait()
-        forked.wait()  # so slow that it takes until the fork is done
+        forked.wait()  # so slow that it ends after the fork
 
 
 def main() -> None:

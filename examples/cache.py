@@ -1,4 +1,4 @@
-"""A thread computes an entry of a cache, holding its lock; a child is forked just then, and looks something up."""
+"""A thread computes an entry of a cache and holds its lock. A child that is forked then looks up another entry."""
 
 import os
 import sys
@@ -25,7 +25,7 @@ class Squares:
 
 def slow_square(number: int) -> int:
     computing.set()
-    forked.wait()  # so slow that it takes until the fork is done
+    forked.wait()  # so slow that it ends after the fork
     return number * number
 
 
@@ -37,7 +37,7 @@ def main() -> None:
 
     pid = os.fork()
     if pid == 0:  # the child, where that thread does not exist
-        os._exit(0 if squares.get(3) == 9 else 1)  # an entry that has long been there
+        os._exit(0 if squares.get(3) == 9 else 1)  # an entry that was there before
 
     forked.set()
     thread.join()

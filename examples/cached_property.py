@@ -1,4 +1,4 @@
-"""A thread computes a cached property of one object; a child is forked just then, and reads that of another object.
+"""A thread computes a cached property of one object. A child that is forked then reads the property of another object.
 
 The lock is the property's, for all objects of the class, as in functools.cached_property up to Python 3.11.
 """
@@ -33,7 +33,7 @@ class Report:
 
     @cached_property
     def text(self) -> str:
-        if self.period == "year":  # so slow that it takes until the fork is done
+        if self.period == "year":  # so slow that it ends after the fork
             computing.set()
             forked.wait()
         return f"all is well this {self.period}"

@@ -1,6 +1,6 @@
-"""A worker thread waits for jobs; a child is forked, starts a worker of its own, and gives it a job.
+"""A worker thread waits for jobs. A child is forked, starts a worker of its own, and gives it a job.
 
-The condition wakes the worker that has waited longest. In the child that is the parent's, which does not exist there.
+The condition wakes the worker that has waited longest. In the child that is the parent's worker, which does not exist.
 """
 
 import os
@@ -35,7 +35,7 @@ class Jobs:
         worker.start()
         waiting.wait()
         with self.changed:
-            pass  # the worker lets this lock go only by waiting, so now it waits
+            pass  # the worker releases this lock only when it waits, so now it waits
         return worker
 
 

@@ -2,9 +2,9 @@
 
     python prefork_server.py "host=/var/run/postgresql dbname=test"     # and then: curl http://127.0.0.1:PORT/tea
 
-It needs psycopg and a PostgreSQL. A thread of the parent uses the lock and the pool all the time, so every worker is
-forked in the middle of something: the lock may be held, connections are in use. Yet a worker finds the lock free, makes
-connections of its own, and leaves the parent's alone, also when it is killed. Ctrl-C or SIGTERM ends it all.
+It needs psycopg and a PostgreSQL. A thread of the parent uses the lock and the pool all the time, so the lock may be
+held and connections are in use when a worker is forked. A worker finds the lock free, makes connections of its own, and
+leaves the parent's alone, also when it is killed. Ctrl-C or SIGTERM ends the server and its workers.
 """
 
 import os
@@ -43,7 +43,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def keep_counting() -> None:
-    """Stands for whatever a server's parent does besides."""
+    """Stands for other work of a server's parent."""
     while True:
         with lock, pool.connection() as connection:
             connection.execute("SELECT sum(n) FROM cups").fetchone()

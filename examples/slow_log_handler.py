@@ -1,7 +1,7 @@
 """A log handler with a lock of its own is busy sending a line; a child is forked just then, and logs as well.
 
-The standard library makes its own locks in logging anew in each child. This one, around the connection, it does not
-know: log handlers that send to a server have one, and so have other logging libraries.
+The standard library re-initialises logging's own locks in each child. It does not know the lock around the connection.
+Log handlers that send to a server have such a lock, and so have other logging libraries.
 """
 
 import logging
@@ -24,7 +24,7 @@ class ServerHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         with self.connection_lock:
-            if record.threadName == "slow":  # the server takes its time: until the fork is done
+            if record.threadName == "slow":  # the server is slow: it answers after the fork
                 sending.set()
                 forked.wait()
             self.sent.append(record.getMessage())

@@ -1,9 +1,9 @@
-"""Worker processes of multiprocessing use the engine that their parent made, and has open transactions with.
+"""Worker processes of multiprocessing use an engine that their parent made and has open transactions with.
 
     python sqlalchemy_workers.py postgresql+psycopg2://localhost/test
 
-It needs SQLAlchemy and the driver that the URL names. One line makes the difference: forksafe.protect(engine). Without
-it all workers take the same connection out of the pool they inherited, and speak on it at the same time.
+It needs SQLAlchemy and the driver that the URL names. Without the line forksafe.protect(engine) all workers take the same
+connection out of the pool they inherited, and use it at the same time.
 """
 
 import sys
@@ -23,7 +23,7 @@ SESSION = text("SELECT pg_backend_pid()")
 
 
 def add_order(number: int) -> int:
-    """In a worker; returns the server's number for the session it was done in."""
+    """In a worker: returns the server's number of the session that added the order."""
     with engine.begin() as connection:
         connection.execute(text("INSERT INTO orders VALUES (:number)"), {"number": number})
         session: int = connection.execute(SESSION).scalar_one()
@@ -36,7 +36,7 @@ def main() -> None:
         connection.execute(text("CREATE TABLE orders (number int)"))
     with engine.connect() as idle, engine.begin() as connection:
         parents = {each.execute(SESSION).scalar_one() for each in (idle, connection)}
-        idle.close()  # from now on it is in the pool, for whoever asks first
+        idle.close()  # from now on it is in the pool, for the next caller
         connection.execute(text("INSERT INTO orders VALUES (0)"))
         with get_context("fork").Pool(WORKERS) as workers:  # forked in the middle of the transaction
             sessions = set(workers.map(add_order, range(1, ORDERS + 1), chunksize=1))
