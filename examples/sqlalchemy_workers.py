@@ -2,8 +2,8 @@
 
     python sqlalchemy_workers.py postgresql+psycopg2://localhost/test
 
-It needs SQLAlchemy and the driver that the URL names. Without the line forksafe.protect(engine) all workers take the same
-connection out of the pool they inherited, and use it at the same time.
+It needs SQLAlchemy and the driver that the URL names. Without the line forksafe.protect(engine) all workers take the
+same connection out of the pool they inherited, and use it at the same time.
 """
 
 import sys
