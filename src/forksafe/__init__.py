@@ -60,7 +60,8 @@ if TYPE_CHECKING:
     from forksafe.executors.thread import ThreadPoolExecutor
     from forksafe.patching.install import install, uninstall
     from forksafe.pool.pool import ConnectionPool, PoolStats
-    from forksafe.processes.process import get_context, get_start_method
+    from forksafe.processes.context import get_context
+    from forksafe.processes.start_method import get_start_method
     from forksafe.resources.resource import Resource, resource
 
 __version__ = "0.1.0"
@@ -133,8 +134,8 @@ _at_first_use = {
     "ThreadPoolExecutor": "forksafe.executors.thread",
     "background_thread": "forksafe.background.thread",
     "close_on_fork": "forksafe.descriptors.close_on_fork",
-    "get_context": "forksafe.processes.process",
-    "get_start_method": "forksafe.processes.process",
+    "get_context": "forksafe.processes.context",
+    "get_start_method": "forksafe.processes.start_method",
     "guard": "forksafe.diagnostics.guard",
     "hazards": "forksafe.diagnostics.scan",
     "install": "forksafe.patching.install",

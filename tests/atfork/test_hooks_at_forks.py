@@ -113,9 +113,9 @@ def test_one_fork_at_a_time(register):
 
 
 def test_a_hook_that_never_returns_does_not_stop_other_forks_for_ever(register, monkeypatch):
-    from forksafe.atfork import hooks
+    from forksafe.atfork import gate
 
-    monkeypatch.setattr(hooks, "GATE_TIMEOUT", 0.3)
+    monkeypatch.setattr(gate, "GATE_TIMEOUT", 0.3)
     stuck, go = threading.Event(), threading.Event()
 
     def hang():

@@ -8,8 +8,8 @@ import pytest
 
 import forksafe
 from forksafe import BackgroundThread
-from forksafe.atfork import quiesce as quiescing
-from forksafe.background import restart as restarting
+from forksafe.atfork import quiesce
+from forksafe.background import restart
 from support.background import LIMIT, wait_until
 from support.pools import others_sleep
 
@@ -26,8 +26,8 @@ def make():
     yield do
     for each in made:
         assert each.stop(LIMIT), each
-    assert not restarting._live
-    assert not quiescing._rests
+    assert not restart.started
+    assert not quiesce._pauses
 
 
 @pytest.fixture

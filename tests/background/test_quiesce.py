@@ -10,8 +10,7 @@ import threading
 import pytest
 
 import forksafe
-from forksafe.atfork import hooks
-from forksafe.atfork import quiesce as quiescing
+from forksafe.atfork import gate, hooks, quiesce
 from forksafe.background import run as background_runs
 from support.background import (
     LIMIT,
@@ -80,9 +79,9 @@ def test_fork_goes_ahead_when_time_is_up(torn, account, hazards):
 
     assert in_child(child) == (True, True, True)
     (warning,) = hazards
-    line = Account.change.__code__.co_firstlineno + 2
+    code = Account.change.__code__
     text = str(warning.message)
-    assert f"slow flusher in change (background.py, line {line}) did not come to rest" in text
+    assert f"slow flusher at {code.co_filename}:{code.co_firstlineno + 2} in change did not come to rest" in text
     assert "park_timeout" in text
     account.go_on()
     assert thread.is_alive()
@@ -182,7 +181,7 @@ def test_fork_inside_a_hook(make, no_hazards):
     assert in_child(thread.is_alive) is True
     registration.unregister()
     assert results == [True]
-    assert thread.is_alive() and not quiescing.keepers(thread)
+    assert thread.is_alive() and not quiesce.blockers(thread)
 
 
 @pytest.mark.parametrize("at_rest", [True, False], ids=["when it is at rest", "before it is at rest"])
@@ -203,7 +202,7 @@ def test_stopping_it_in_a_hook_before_the_fork(make, at_rest):
         run_hook_last()
     assert in_child(thread.is_alive) is False
     registration.unregister()
-    assert len(errors) == at_rest and all("keeps it at rest" in each for each in errors)
+    assert len(errors) == at_rest and all("keeps it paused" in each for each in errors)
     thread.join(LIMIT)
     assert not thread.is_alive()
 
@@ -214,7 +213,7 @@ def test_a_failed_fork_lets_it_go_on(make):
     thread.start()
     era = hooks._first_after_standard or 0
     hooks._before(era)
-    assert quiescing.is_at_rest(thread)
+    assert quiesce.is_paused(thread)
     hooks._after_in_parent(era)  # the interpreter calls it then, too
     assert runs.go_on_here()
 
@@ -233,7 +232,7 @@ def test_quiesce(torn, account, no_hazards):
         wait_until(lambda: is_at_checkpoint(thread))
         assert account.one == count
         assert thread.stop() is False  # at once: its end cannot come before that of the block
-        with pytest.raises(RuntimeError, match="keeps it at rest"):
+        with pytest.raises(RuntimeError, match="keeps it paused"):
             thread.join()
         assert thread.is_alive()
     join()
@@ -277,14 +276,15 @@ def test_stopped_within_a_block_by_another_thread(make, no_hazards):
 
 def test_quiesce_names_who_is_busy_and_a_fork_does_not_wait_again(torn, account, hazards):
     thread = torn(name="slow", park_timeout=FOR_EVER)
-    where = f"change (background.py, line {Account.change.__code__.co_firstlineno + 2})"
+    code = Account.change.__code__
+    where = f"{code.co_filename}:{code.co_firstlineno + 2} in change"
     with forksafe.quiesce(0.05) as (busy,):
         assert (busy.name, busy.where) == ("slow", where)
         assert in_child(lambda: 1) == 1
-    assert len(hazards) == 2 and all(f"slow in {where} did not" in str(each.message) for each in hazards)
-    with pytest.raises(TimeoutError, match="slow in change"), forksafe.quiesce(0.05, strict=True):
+    assert len(hazards) == 2 and all(f"slow at {where} did not" in str(each.message) for each in hazards)
+    with pytest.raises(TimeoutError, match=r"slow at .* in change"), forksafe.quiesce(0.05, strict=True):
         raise AssertionError("not reached")
-    assert not quiescing.keepers(thread)
+    assert not quiesce.blockers(thread)
     account.go_on()
     count = account.one
     wait_until(lambda: account.one > count + 1)
@@ -296,7 +296,7 @@ def test_ctrl_c_while_quiesce_waits(torn, account):
     with pytest.raises(KeyboardInterrupt), forksafe.quiesce(FOR_EVER):
         raise AssertionError("not reached")
     join()
-    assert not quiescing.keepers(thread)
+    assert not quiesce.blockers(thread)
     account.go_on()
     count = account.one
     wait_until(lambda: account.one > count + 1)
@@ -355,7 +355,7 @@ def test_a_fork_within_a_block(tmp_path, fork):
 
 def test_a_block_of_a_thread_that_vanished_keeps_nobody_at_rest(make, monkeypatch, hazards):
     """In the child; in the parent its fork has waited for the block, as long as forks wait for each other."""
-    monkeypatch.setattr(hooks, "GATE_TIMEOUT", 0.05)
+    monkeypatch.setattr(gate, "GATE_TIMEOUT", 0.05)
     runs, inside, leave = Runs(), threading.Event(), threading.Event()
     thread = make(runs, interval=0.001)
     thread.start()
@@ -368,7 +368,7 @@ def test_a_block_of_a_thread_that_vanished_keeps_nobody_at_rest(make, monkeypatc
     join = begin(block)
     assert inside.wait(LIMIT)
     assert in_child(runs.go_on_here) is True
-    assert quiescing.is_at_rest(thread)
+    assert quiesce.is_paused(thread)
     leave.set()
     join()
     assert runs.go_on_here()

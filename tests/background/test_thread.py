@@ -11,7 +11,7 @@ import threading
 import pytest
 
 from forksafe import BackgroundThread, background_thread, quiesce
-from forksafe.background import restart as restarting
+from forksafe.background import restart
 from support.background import LIMIT, Account, begin, is_at_checkpoint, is_waiting, sleeps, wait_until
 from support.programs import python, succeeds
 
@@ -248,14 +248,14 @@ def generator():
     ({"target": 3}, TypeError, r"target\) takes a callable, not 3"),
     ({"target": coroutine}, TypeError, "takes a plain function"),
     ({"target": generator}, TypeError, "takes a plain function"),
-    ({"interval": "1"}, TypeError, r"interval\) takes a number of seconds, not '1'"),
-    ({"interval": True}, TypeError, r"interval\) takes a number of seconds, not True"),
+    ({"interval": "1"}, TypeError, r"interval\) takes a number of seconds above 0, not '1'"),
+    ({"interval": True}, TypeError, r"interval\) takes a number of seconds above 0, not True"),
     ({"interval": 0}, ValueError, r"interval\) takes a number of seconds above 0"),
-    ({"interval": -1}, ValueError, r"interval\) takes a number of seconds from 0 up, not -1"),
-    ({"interval": float("nan")}, ValueError, r"interval\) takes a number of seconds from 0 up, not nan"),
+    ({"interval": -1}, ValueError, r"interval\) takes a number of seconds above 0, not -1"),
+    ({"interval": float("nan")}, ValueError, r"interval\) takes a number of seconds above 0, not nan"),
     ({"park_timeout": -1}, ValueError, r"park_timeout\) takes a number of seconds from 0 up, not -1"),
-    ({"park_timeout": None}, TypeError, r"park_timeout\) takes a number of seconds, not None"),
-    ({"at_fork": "reset"}, ValueError, 'at_fork.* is "restart" or "stop", not \'reset\''),
+    ({"park_timeout": None}, TypeError, r"park_timeout\) takes a number of seconds from 0 up, not None"),
+    ({"at_fork": "reset"}, ValueError, 'at_fork.* takes "restart" or "stop", not \'reset\''),
     ({"name": 3}, TypeError, r"name\) takes a string, not 3"),
     ({"args": "abc"}, TypeError, r"args\) takes a tuple of arguments, not 'abc'"),
     ({"kwargs": [1]}, TypeError, r"kwargs\) takes a dictionary"),
@@ -290,7 +290,7 @@ def test_a_thread_that_cannot_be_started(make, monkeypatch):
         patch.setattr(threading.Thread, "start", refuse)
         with pytest.raises(RuntimeError, match="can't start new thread"):
             thread.start()
-        assert not thread.is_alive() and not restarting._live
+        assert not thread.is_alive() and not restart.started
     thread.start()
     assert thread.is_alive()
 

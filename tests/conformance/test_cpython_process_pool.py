@@ -18,7 +18,7 @@ from unittest import mock
 import pytest
 
 from forksafe.executors import process as process_pool
-from forksafe.processes.process import get_context
+from forksafe.processes.context import get_context
 
 NAME = "test.test_concurrent_futures"
 package: Any = pytest.importorskip(NAME, reason="this Python comes without CPython's tests of concurrent.futures")
@@ -58,7 +58,7 @@ def assert_python_ok(*arguments: str, **environment: str) -> Any:
     for each in arguments:
         text = each.replace("from concurrent.futures import Proc", "from forksafe.executors.process import Proc")
         text = text.replace(
-            "from multiprocessing import get_context", "from forksafe.processes.process import get_context"
+            "from multiprocessing import get_context", "from forksafe.processes.context import get_context"
         )
         changed.append(text.replace("get_context(context)", "get_context()"))
     assert any("from forksafe" in each for each in changed)

@@ -11,8 +11,9 @@ import threading
 
 import pytest
 
-from forksafe.processes import process as processes
-from forksafe.processes.process import get_context, get_start_method
+from forksafe.processes import process, start_method
+from forksafe.processes.context import get_context
+from forksafe.processes.start_method import get_start_method
 from forksafe.testing import run_in_child
 from support.process_targets import have_children, hold, lock, start_one, take_lock, use_context
 from support.processes import CONTEXT, LIMIT, LINUX, Among, answer, ask, in_thread, linux
@@ -21,7 +22,7 @@ from support.processes import CONTEXT, LIMIT, LINUX, Among, answer, ask, in_thre
 @pytest.fixture
 def patient(monkeypatch):
     """However long the system takes to have done with a thread that has been joined."""
-    monkeypatch.setattr(processes, "SETTLE_TIMEOUT", LIMIT)
+    monkeypatch.setattr(start_method, "SETTLE_TIMEOUT", LIMIT)
 
 
 # How a process can be started
@@ -130,7 +131,7 @@ def test_what_cannot_be_pickled():
 
 
 def test_spawned(monkeypatch):
-    monkeypatch.setattr(processes, "get_start_method", lambda: "spawn")
+    monkeypatch.setattr(process, "get_start_method", lambda: "spawn")
     method, (pid, parent) = ask()
     assert method == "spawn" and parent == os.getpid() and pid != parent
 

@@ -297,7 +297,7 @@ def test_where_the_kernel_sends_no_signal(tmp_path):
     text = f"""
     def fail(fd, pid):
         raise OSError
-    processes._signal_on_hangup = fail
+    parent_death.signal_on_hangup = processes.signal_on_hangup = fail
 
     if __name__ == "__main__":
         for method in {METHODS}:

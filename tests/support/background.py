@@ -8,8 +8,7 @@ import sys
 import threading
 import time
 
-from forksafe.atfork import hooks
-from forksafe.atfork import quiesce as quiescing
+from forksafe.atfork import hooks, quiesce
 from forksafe.testing import run_in_child
 
 LIMIT = 30  # seconds that only a hang reaches
@@ -76,7 +75,7 @@ def when_asked_to_rest(thread, then):
     """Calls then() once a fork or block waits for `thread`, and not before. Returns a function that joins."""
 
     def watch():
-        wait_until(lambda: quiescing.is_at_rest(thread))
+        wait_until(lambda: quiesce.is_paused(thread))
         then()
 
     return begin(watch)

@@ -14,7 +14,7 @@ import threading
 
 import pytest
 
-from forksafe.processes.process import get_context
+from forksafe.processes.context import get_context
 from support.programs import TESTS
 
 LINUX = sys.platform == "linux"
@@ -106,8 +106,9 @@ class Gated:
 HEADER = f"""
 import ctypes, glob, multiprocessing, os, signal, sys, threading, time
 sys.path.insert(0, {TESTS!r})
-from forksafe.processes import process as processes
-from forksafe.processes.process import get_context, get_start_method
+from forksafe.processes import parent_death, process as processes
+from forksafe.processes.context import get_context
+from forksafe.processes.start_method import get_start_method
 context = get_context()
 LIMIT = 50
 

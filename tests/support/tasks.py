@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
-from forksafe.atfork import quiesce as quiescing
+from forksafe.atfork import quiesce
 from support.threads import Busy
 
 
@@ -31,7 +31,7 @@ def let_go_when_it_waits(account, executor):
 
     def watch():
         deadline = time.monotonic() + 10
-        while not quiescing.is_at_rest(executor) and time.monotonic() < deadline:
+        while not quiesce.is_paused(executor) and time.monotonic() < deadline:
             time.sleep(0.01)
         account.go_on.set()
 

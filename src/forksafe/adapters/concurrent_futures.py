@@ -22,8 +22,7 @@ from types import FrameType
 from typing import Any
 
 from forksafe.adapters.registry import drained, register_adapter
-from forksafe.atfork.child_exit import end_with_thread
-from forksafe.atfork.disowning import disown_threads
+from forksafe.atfork.child_exit import disown_threads, end_with_thread
 from forksafe_core import atfork
 
 __all__: list[str] = []

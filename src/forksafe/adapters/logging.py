@@ -25,7 +25,7 @@ from typing import Any
 
 from forksafe.adapters.registry import drained, register_adapter
 from forksafe.atfork.child_exit import end_process, end_with_thread
-from forksafe.atfork.foreign_forks import Nobody
+from forksafe.atfork.foreign_forks import NullWorker
 from forksafe_core import atfork
 
 __all__: list[str] = []
@@ -90,7 +90,7 @@ def _last_of(records: Any) -> Callable[[bool], Any]:
 
 def _have_stop_do_nothing(listener: Any) -> None:
     """Also one that was registered with atexit: until start() is called here, there is nobody to stop."""
-    ended, alive = Nobody(), weakref.ref(listener)
+    ended, alive = NullWorker(), weakref.ref(listener)
 
     def enqueue_sentinel() -> None:
         mine: Any = alive()

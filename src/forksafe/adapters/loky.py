@@ -13,7 +13,7 @@ import threading
 from typing import Any
 
 from forksafe.adapters.registry import register_adapter
-from forksafe.atfork.disowning import LOKY, disown_processes, disown_threads
+from forksafe.atfork.child_exit import LOKY, disown_processes, disown_threads
 from forksafe_core import atfork
 
 __all__: list[str] = []

@@ -24,30 +24,24 @@ from collections.abc import Callable
 from typing import Any
 
 from forksafe.adapters.registry import drained, register_adapter
-from forksafe.atfork.child_exit import end_process, end_with_thread
-from forksafe.atfork.disowning import disown_parents_processes, disown_threads
-from forksafe.atfork.foreign_forks import Nobody
+from forksafe.atfork.child_exit import (
+    disown_parents_processes,
+    disown_threads,
+    end_process,
+    end_with_thread,
+    run_due_hooks_at_exit,
+)
+from forksafe.atfork.foreign_forks import NullWorker
 from forksafe.locks import Lock
 from forksafe_core import atfork
 
 __all__: list[str] = []
 
-# What they have in common.
 
-
-def _settle_at_exit(obj: object) -> tuple[()]:
-    """Asked for the parts of what is protected; it has none.
-
-    A child of a fork that ran no hooks finds out at its exit at the latest, before concurrent.futures does.
-    """
-    global _settles_at_exit
-    if not _settles_at_exit:
-        _settles_at_exit = True
-        threading._register_atexit(atfork.generation)  # type: ignore[attr-defined]
+def _parts(obj: object) -> tuple[()]:
+    """What is protected has none."""
+    run_due_hooks_at_exit()
     return ()
-
-
-_settles_at_exit = False
 
 
 # ProcessPoolExecutor: what it has is replaced by nothing, and made by who first takes its lock.
@@ -123,10 +117,10 @@ def _disown_manager(manager: Any) -> None:
         end_with_thread(manager)
         manager.executor_reference = end_process
         return
-    manager.executor_reference = Nobody()  # the one before it wakes the parent when the executor goes
+    manager.executor_reference = NullWorker()  # the one before it wakes the parent when the executor goes
 
 
-register_adapter("concurrent.futures.process.ProcessPoolExecutor", parts=_settle_at_exit, reset=_renew_executor)
+register_adapter("concurrent.futures.process.ProcessPoolExecutor", parts=_parts, reset=_renew_executor)
 
 
 # multiprocessing.pool: what it has is replaced by nothing, and made when it is first asked whether it is running.
@@ -145,7 +139,7 @@ def _renew_pool(pool: Any) -> None:
         _fail(result)
     pool._pool, pool._cache, pool._taskqueue = [], {}, None
     for name in ("_worker_handler", "_task_handler", "_result_handler", "_change_notifier", "_terminate"):
-        setattr(pool, name, Nobody())
+        setattr(pool, name, NullWorker())
     if pool._state in ("INIT", "RUN"):  # the first, where it was just about to start workers
         pool._state = "RUN"
         pool._check_running = _set_up_first(pool)
@@ -220,4 +214,4 @@ def _end_after_callback(thread: Any, pool: dict[str, Any]) -> None:
                 getattr(each, name)._handle = None  # as if it were closed: this thread must take nothing, nor send
 
 
-register_adapter("multiprocessing.pool.Pool", parts=_settle_at_exit, reset=_renew_pool)
+register_adapter("multiprocessing.pool.Pool", parts=_parts, reset=_renew_pool)

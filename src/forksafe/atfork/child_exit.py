@@ -1,8 +1,14 @@
-"""The end of a child whose main thread is one that the interpreter does not end the process with.
+"""The exit of a child: it ends as a program does, and without what its parent owns.
 
-A thread that forks is the child's only one. When it was a worker in the parent, and what it worked at has ended, then
-so has the child: here it ends as a program does. Returning from the thread would end it without running atexit
-functions, without writing out what is buffered, and always with status 0.
+Guarantees
+  - A child whose only thread was a worker in the parent ends when that worker's task does, with atexit functions run,
+    buffers written, and the status of sys.exit(), or a traceback and 1. Returning from the thread would do none of it.
+  - The parent's processes and threads that are disowned are neither signalled, woken nor joined at the child's exit.
+    Nothing is imported for that. The caller keeps alive what the standard library's lists alone referred to.
+
+Why that survives fork: all of it is done in the child, to the child's copies.
+
+Not covered: what other libraries registered with atexit runs in the child as in the parent.
 """
 
 from __future__ import annotations
@@ -10,11 +16,31 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from typing import Any, NoReturn
 
 from forksafe_core import atfork
 
-__all__ = ["end_process", "end_with_thread"]
+__all__ = [
+    "LOKY",
+    "disown_parents_processes",
+    "disown_processes",
+    "disown_threads",
+    "end_process",
+    "end_with_thread",
+    "run_due_hooks_at_exit",
+]
+
+TYPE_CHECKING = False  # importing typing takes longer than all the rest
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any, NoReturn
+
+LOKY = ("loky.process_executor", "joblib.externals.loky.process_executor")
+# Where executors list the threads that they join.
+_JOINED = (
+    ("concurrent.futures.thread", "_threads_queues"),
+    *((module, "_threads_wakeups") for module in ("concurrent.futures.process", *LOKY)),
+)
+_runs_due_hooks = False
 
 
 def end_process(error: BaseException | None = None) -> NoReturn:
@@ -59,3 +85,33 @@ def _status_of(error: BaseException | None) -> int:
         return error.code & 0xFF
     _attempt(lambda: print(error.code, file=sys.stderr))
     return 1
+
+
+def run_due_hooks_at_exit() -> None:
+    """Have a child of a fork that ran no hooks run them at its exit at the latest, before concurrent.futures' exit."""
+    global _runs_due_hooks
+    if not _runs_due_hooks:
+        _runs_due_hooks = True
+        threading._register_atexit(atfork.generation)  # type: ignore[attr-defined]
+
+
+def disown_processes(processes: Iterable[Any]) -> None:
+    _children().difference_update(processes)
+
+
+def disown_parents_processes() -> None:
+    """Of every kind. One that was just being started is known nowhere else."""
+    disown_processes([each for each in list(_children()) if each._parent_pid != os.getpid()])
+
+
+def _children() -> set[Any]:
+    found: set[Any] = getattr(sys.modules.get("multiprocessing.process"), "_children", set())
+    return found
+
+
+def disown_threads(threads: Iterable[Any]) -> None:
+    threads = [each for each in threads if each is not None]
+    for module, name in _JOINED:
+        joined: Any = getattr(sys.modules.get(module), name, {})
+        for thread in threads:
+            joined.pop(thread, None)

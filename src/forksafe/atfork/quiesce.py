@@ -1,216 +1,179 @@
-"""quiesce(): threads of forksafe brought to rest, so that a fork finds nobody in the middle of anything.
+"""quiesce(): pauses forksafe's executors and background threads, so that a fork finds none of their work half done.
 
-Guarantees: all are told first and then waited for, so that one time limit holds for all of them together; who comes to
-be meanwhile rests, too. Who did not come to rest in time is named, with the line it is at, and the fork is not stopped
-for it. The thread that forks or quiesces is waited for by nobody, also when it is one of those. Everybody goes on
-afterwards, in parent and child, whatever ended the waiting. Other threads' forks wait until the block is left.
+Guarantees: all members are told to pause first and are waited for then, so one time limit holds for all of them. A
+member that is added during a pause is paused, too. A thread that is still busy when the time is up is named, with the
+line it is at, and the fork goes ahead. The thread that forks or quiesces does not wait for itself. All members resume
+afterwards, in parent and child, also when the wait was interrupted. Other threads' forks wait for the end of the block.
 
-Why that survives fork: nobody counts who asked for rest. A _Rest names the thread that asks; where that has vanished,
-it asks for nothing. A program in which nobody asked for it pays nothing: the hook is registered by the first who does.
+Why that survives fork: pauses are not counted. A _Pause names the thread that asks for it, and it is over where that
+thread has vanished. A program in which no fork waits pays nothing: the hooks are registered by the first member that
+forks wait for.
 
-Not covered: threads that are not forksafe's. A fork made by C waits for nobody; quiesce() around it does.
+Not covered: threads that are not forksafe's. A fork made by C waits for no thread; quiesce() around it does.
 """
 
 from __future__ import annotations
 
-import os
-import sys
 import threading
 import time
-import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from forksafe.atfork.hooks import (
+from forksafe.arguments import seconds
+from forksafe.atfork.gate import (
     lock_across_forks,
     lock_gate,
-    register_at_fork,
     unlock_across_forks,
     unlock_gate,
     warn_of_hazard,
+    warn_of_overdue,
 )
-from forksafe.locks import Lock
+from forksafe.atfork.participants import Participants
 from forksafe_core import atfork
 
-__all__ = ["Busy", "Resting", "add", "is_at_rest", "keepers", "quiesce", "seconds"]
+__all__ = ["Busy", "Pausable", "add", "blockers", "is_paused", "quiesce"]
 
 
 @dataclass(frozen=True)
 class Busy:
-    """A thread that did not come to rest in time. where: the file, line and function it was in."""
+    """A thread that was still busy when the time was up. where: the file, line and function it was in."""
 
     name: str
     where: str
 
     def __str__(self) -> str:
-        return f"{self.name} in {self.where}" if self.where else self.name
+        return f"{self.name} at {self.where}" if self.where else self.name
 
 
-class Resting(Protocol):
-    """Who can be brought to rest.
+class Pausable(Protocol):
+    """A member: something with threads that can be paused."""
 
-    fork_grace: seconds that every fork waits for it; None for those that only quiesce() brings to rest.
-    """
+    def _apply_pauses(self) -> None:
+        """Begin nothing while is_paused(self), else go on. Called whenever that may have changed.
 
-    @property
-    def fork_grace(self) -> float | None: ...
-
-    def heed_rests(self) -> None:
-        """Let nothing begin while is_at_rest(self), else go on. Called whenever that may have changed.
-
-        Whoever implements it asks and acts under one lock of its own, so that the last one who asks is right.
+        An implementation asks and acts under one lock of its own, so that the last answer counts.
         """
 
-    def wait_for_rest(self, seconds: float) -> list[threading.Thread]:
+    def _wait_until_idle(self, seconds: float) -> list[threading.Thread]:
         """The threads, other than the calling one, that are still busy after that time."""
 
 
-class _Rest:
-    """A fork, or a block of quiesce(), that members rest for. limit: seconds; None, a fork: to each its fork_grace."""
+class _Pause:
+    """A fork, or a block of quiesce(), that members pause for. limit: seconds; None for a fork: each its fork_grace."""
 
     def __init__(self, limit: float | None) -> None:
         self.limit = limit
+        self.members = _awaited_by_forks if limit is None else _members
         self.token = atfork.token()
         self.generation = atfork.generation()
-        self.in_vain: list[Any] = []  # members that it has waited for
-
-    def is_for(self, member: Resting) -> bool:
-        return self.limit is not None or member.fork_grace is not None
+        self.timed_out: list[Any] = []  # members that were still busy
 
     def is_over(self) -> bool:
-        """In a child that of a thread that vanished; and a block, for there its purpose is fulfilled."""
+        """True in a child if its thread vanished, and for a block, which has served its purpose there."""
         return atfork.gone(self.token) or (self.limit is not None and self.generation != atfork.generation())
 
-    def wait_for(self, member: Resting, start: float) -> list[Busy]:
-        # A fork within a block of quiesce() does not wait once more for whom the block has waited for in vain.
-        waited = any(member in other.in_vain for other in list(_rests) if other.token == self.token)
-        limit = 0 if waited else member.fork_grace if self.limit is None else self.limit
-        threads = member.wait_for_rest(max(start + (limit or 0) - time.monotonic(), 0.0))
-        if threads:
-            self.in_vain.append(member)
-        return [Busy(thread.name, _place_of(thread)) for thread in threads]
+    def begin(self) -> list[Busy]:
+        """Pause the members, and wait for them. Returns the threads that are still busy when the time is up."""
+        start = time.monotonic()
+        _pauses.append(self)
+        members = list(self.members)
+        for member in members:
+            member._apply_pauses()
+        return [busy for member in members for busy in self._wait_for(member, start)]
+
+    def end(self) -> None:
+        _pauses[:] = [pause for pause in _pauses if pause is not self and not pause.is_over()]
+        for member in self.members:
+            member._apply_pauses()
+
+    def _wait_for(self, member: Pausable, start: float) -> list[Busy]:
+        # A fork within a block of quiesce() does not wait again for a member that the block has given up on.
+        given_up = any(member in pause.timed_out for pause in list(_pauses) if pause.token == self.token)
+        limit = 0 if given_up else self.members.get(member) if self.limit is None else self.limit
+        threads = member._wait_until_idle(max(start + (limit or 0) - time.monotonic(), 0.0))
+        if not threads:
+            return []
+        from forksafe.introspection.stacks import frames_of, place_of  # which takes long to import
+
+        self.timed_out.append(member)
+        return [Busy(thread.name, place_of(frames_of(thread))) for thread in threads]
 
 
-_changing = Lock()
-_all: weakref.WeakSet[Any] = weakref.WeakSet()
-_watching = False
-_rests: list[_Rest] = []  # under way, a thread's innermost last
+def add(member: Pausable, fork_grace: float | None) -> None:
+    """Add a member, weakly. fork_grace: the seconds that every fork waits for it; None if only quiesce() pauses it."""
+    _members.add(member)
+    if fork_grace is not None:
+        _awaited_by_forks.add(member, fork_grace)
+    if _pauses:
+        member._apply_pauses()
 
 
-def add(member: Resting) -> None:
-    """Remember who can be brought to rest; weakly."""
-    global _watching
-    with _changing:
-        _all.add(member)
-        watch = member.fork_grace is not None and not _watching
-        _watching = _watching or watch
-    if watch:
-        register_at_fork(before=_before, after_in_parent=_after, after_in_child=_after)
-    if _rests:
-        member.heed_rests()
+def is_paused(member: Pausable, but: int = 0) -> bool:
+    """Whether it is to begin nothing, for a fork or block of any thread except the one with that token."""
+    return any(token != but for token in blockers(member))
 
 
-def is_at_rest(member: Resting, but: int = 0) -> bool:
-    """Whether it is to let nothing begin, for a fork or block of some thread but the one with that token."""
-    return any(token != but for token in keepers(member))
-
-
-def keepers(member: Resting) -> list[int]:
-    """The tokens of the threads that keep it at rest."""
-    return [rest.token for rest in list(_rests) if rest.is_for(member) and not rest.is_over()]
+def blockers(member: Pausable) -> list[int]:
+    """The tokens of the threads that keep it paused."""
+    return [pause.token for pause in list(_pauses) if member in pause.members and not pause.is_over()]
 
 
 @contextmanager
 def quiesce(timeout: float = 5.0, *, strict: bool = False) -> Iterator[list[Busy]]:
-    """For those who fork by hand, in C for one: `with quiesce(): fork()`. What forks of Python do on their own.
+    """Do for a fork by hand, as in C, what forks of Python do on their own: `with quiesce(): fork()`.
 
-    All executors of forksafe begin nothing more and what they run is waited for, its background threads come to their
-    checkpoints, and all locks made with hold=True are taken, until the block is left: by the parent, and by the child,
-    which holds those locks as well, and whose executors can be used at once. Forks of other threads wait until it is
-    left, at most ten seconds.
+    All executors of forksafe begin nothing more and their running tasks are waited for, its background threads come to
+    their checkpoints, and all locks made with hold=True are taken, until the block is left: by the parent, and by the
+    child, which holds those locks as well, and whose executors can be used at once. Forks of other threads wait until
+    it is left, at most ten seconds.
 
-    It gives the list of those that were still busy after `timeout` seconds, with a ForkHazardWarning; strict:
+    It gives the list of the threads that were still busy after `timeout` seconds, with a ForkHazardWarning; strict:
     TimeoutError, and everything goes on. Blocks may be nested. TypeError or ValueError for a timeout that is no number
     of seconds.
     """
-    rest = _Rest(seconds(timeout, "quiesce(timeout)"))
-    gated = lock_gate()
+    pause = _Pause(seconds(timeout, "quiesce(timeout)"))
+    gate_locked = lock_gate()
     try:
-        busy = _bring_to_rest(rest)
+        busy = pause.begin()
         if busy:
-            message = f"{_said(busy)} did not come to rest within {timeout:g} seconds"
+            message = f"{_named(busy)} did not come to rest within {timeout:g} seconds"
             if strict:
                 raise TimeoutError(f"quiesce(): {message}")
-            warn_of_hazard(f"quiesce(): {message}: a child would find in the middle what that is busy with", quiesce, 5)
-        held = lock_across_forks()
+            warn_of_hazard(f"quiesce(): {message}: a child would find its work half done", quiesce, 5)
+        held, overdue = lock_across_forks()
+        warn_of_overdue(overdue)
         try:
             yield busy
         finally:
             unlock_across_forks(held)
     finally:
-        _end(rest)
-        unlock_gate(gated)
+        pause.end()
+        unlock_gate(gate_locked)
 
 
-def seconds(value: object, what: str) -> float:
-    """A number of seconds as a float. TypeError or ValueError if it is none, saying what it is for."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{what} takes a number of seconds, not {value!r}")
-    if not 0 <= value < float("inf"):
-        raise ValueError(f"{what} takes a number of seconds from 0 up, not {value!r}")
-    return float(value)
-
-
-def _bring_to_rest(rest: _Rest) -> list[Busy]:
-    start = time.monotonic()
-    _rests.append(rest)
-    members = _members_of(rest)
-    for member in members:
-        member.heed_rests()
-    busy = []
-    for member in members:
-        busy += rest.wait_for(member, start)
-    return busy
-
-
-def _end(rest: _Rest) -> None:
-    _rests[:] = [each for each in _rests if each is not rest and not each.is_over()]
-    for member in _members_of(rest):
-        member.heed_rests()
-
-
-def _members_of(rest: _Rest) -> list[Any]:
-    with _changing:
-        return [member for member in _all if rest.is_for(member)]
-
-
-def _place_of(thread: threading.Thread) -> str:
-    """Where a thread is: the innermost frame that is not the interpreter's own machinery."""
-    frame = sys._current_frames().get(thread.ident or 0)
-    if frame is None:
-        return ""
-    code = frame.f_code
-    return f"{code.co_name} ({os.path.basename(code.co_filename)}, line {frame.f_lineno})"
-
-
-def _said(busy: list[Busy]) -> str:
+def _named(busy: list[Busy]) -> str:
     return ", ".join(map(str, busy))
 
 
-def _before() -> None:
-    busy = _bring_to_rest(_Rest(None))
+def _before(_: list[Any]) -> None:
+    busy = _Pause(None).begin()
     if busy:
         warn_of_hazard(
-            f"a fork went ahead although {_said(busy)} did not come to rest in the time that forks wait for it "
-            "(fork_grace, park_timeout): the child finds in the middle what that is busy with",
+            f"a fork went ahead although {_named(busy)} did not come to rest in the time that forks wait for it "
+            "(fork_grace, park_timeout): the child finds its work half done",
             add,
         )
 
 
-def _after() -> None:
+def _after(_: list[Any]) -> None:
     """In parent and child: this thread's fork is over. In a child those of threads that vanished are, too."""
-    mine = [rest for rest in _rests if rest.limit is None and rest.token == atfork.token()]
+    mine = [pause for pause in _pauses if pause.limit is None and pause.token == atfork.token()]
     if mine:  # else the fork was made by C
-        _end(mine[-1])
+        mine[-1].end()
+
+
+_pauses: list[_Pause] = []  # under way, a thread's innermost last
+_members = Participants()
+_awaited_by_forks = Participants(before=_before, after_in_parent=_after, after_in_child=_after, together=True)

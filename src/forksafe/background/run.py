@@ -1,46 +1,65 @@
 """Run: one run of a BackgroundThread's target, from start to end, in one process.
 
-Guarantees: parked means that its thread is at a checkpoint and does not leave it while somebody else keeps it at rest.
-Its thread asks for that under the condition, before it leaves; whoever waits for it to park looks under the condition,
-after it has said that it wants rest: so one of the two sees the other. An interval target's exceptions are reported to
-threading.excepthook and it goes on.
+Guarantees: parked means that its thread is at a checkpoint, and does not leave it while another thread keeps it paused.
+Its thread asks for that under the condition, before it leaves; a thread that waits for it to park looks under the
+condition, after its pause has begun: so one of the two sees the other. An interval target's exceptions are reported to
+threading.excepthook, and it goes on.
 
 Why that survives fork: a Run belongs to the process that its thread began in. In a child it is over, unless its thread
 is the one that forked: then that goes on in the middle of the target, and when the target ends, so does the child
-(ending.py). Nothing waits for a thread that vanished.
+(child_exit.py). No thread waits for one that vanished.
 
-Not covered: one that waits at its own fork while another thread's is under way cannot come to rest for that. A signal
-handler that forks while threading's start() waits for the thread to begin leaves the child waiting for that; where it
-forks before, start() raises RuntimeError in the child from Python 3.13 on, as threading's does.
+Not covered: a thread that waits at its own fork while another's is under way cannot park for that. A signal handler
+that forks while threading's start() waits for the thread to begin leaves the child waiting for that; where it forks
+before, start() raises RuntimeError in the child from Python 3.13 on, as threading's does.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import Any, Literal, Protocol
 
-from forksafe.atfork import quiesce as quiescing
+from forksafe.atfork import quiesce
 from forksafe.atfork.child_exit import end_process
 from forksafe.atfork.hooks import forking_idents
 from forksafe.introspection.exemptions import exempt_thread
 from forksafe.introspection.threads import wait_until_gone
+from forksafe.locks import Condition
 from forksafe_core import atfork
 
-if TYPE_CHECKING:
-    from forksafe.background.thread import BackgroundThread
+__all__ = ["AtFork", "Restartable", "Run"]
 
-__all__ = ["Run"]
+AtFork = Literal["restart", "stop"]
 
-_GLANCE = 0.05  # seconds after which who waits for a thread looks whether that waits for a fork
+_GLANCE = 0.05  # seconds between two looks whether the thread that is waited for forks
 _TEARDOWN = 0.2  # seconds to wait for the system to be done with a thread that has ended
+
+
+class Restartable(quiesce.Pausable, Protocol):
+    """What a Run, and what restarts it, ask of its BackgroundThread."""
+
+    _name: str
+    _daemon: bool
+    _target: Callable[..., object]
+    _args: tuple[Any, ...]
+    _kwargs: dict[str, Any]
+    _interval: float | None
+    _at_fork: AtFork
+    _park_timeout: float
+    _condition: Condition
+
+    def _has_ended(self, run: Run) -> None: ...
+    def _tell_to_stop(self) -> Run | None: ...
+    def _restart_in_child(self) -> None: ...
 
 
 class Run(threading.Thread):
     """The thread. `stopping`, `woken` and `ended` are changed with the owner's condition."""
 
-    def __init__(self, owner: BackgroundThread) -> None:
-        super().__init__(name=owner.name, daemon=owner.daemon)
+    def __init__(self, owner: Restartable) -> None:
+        super().__init__(name=owner._name, daemon=owner._daemon)
         exempt_thread(self)
         self.owner = owner
         self.starter = atfork.token()
@@ -49,7 +68,7 @@ class Run(threading.Thread):
         self._generation = atfork.generation()
         self._token = 0  # of its thread, once that has begun
         self._parked = False
-        self._torn_down = False
+        self._is_gone = False  # from the system, too
 
     def has_begun(self) -> bool:
         return self._token != 0
@@ -62,7 +81,7 @@ class Run(threading.Thread):
         return not self.ended and (not self.is_inherited() or (self.has_begun() and not atfork.gone(self._token)))
 
     def is_to_stop(self) -> bool:
-        return self.stopping or (self.owner.at_fork == "stop" and self.is_inherited())
+        return self.stopping or (self.owner._at_fork == "stop" and self.is_inherited())
 
     def run(self) -> None:
         self._generation = atfork.generation()  # a signal handler may have forked within start()
@@ -87,7 +106,7 @@ class Run(threading.Thread):
             self._condition.notify_all()
             try:
                 while True:
-                    if quiescing.is_at_rest(self.owner, but=self._token):
+                    if quiesce.is_paused(self.owner, but=self._token):
                         self._condition.wait()
                         continue
                     if self.is_to_stop():
@@ -100,8 +119,8 @@ class Run(threading.Thread):
             finally:
                 self._parked = False
 
-    def comes_to_rest(self, seconds: float) -> bool:
-        """Wait until it is at a checkpoint or has ended. Nobody waits for itself, nor for whom it is just starting."""
+    def wait_until_parked(self, seconds: float) -> bool:
+        """Wait until it is at a checkpoint or has ended. No thread waits for itself, or for one that it is starting."""
         if self is threading.current_thread() or (self.ident is None and self.starter == atfork.token()):
             return True
         deadline = time.monotonic() + seconds
@@ -112,7 +131,7 @@ class Run(threading.Thread):
                     return False
                 self._condition.wait(min(left, _GLANCE))
         if self.ended:
-            self.wait_torn_down(min(seconds, _TEARDOWN))
+            self.wait_until_gone(min(seconds, _TEARDOWN))
         return True
 
     def wait_ended(self, seconds: float | None) -> bool:
@@ -128,22 +147,22 @@ class Run(threading.Thread):
             self.join(left if left is None else max(left, 0))
         return True
 
-    def wait_torn_down(self, seconds: float = _TEARDOWN) -> None:
+    def wait_until_gone(self, seconds: float = _TEARDOWN) -> None:
         """Wait until the system, too, is done with a thread that has ended."""
-        if not self._torn_down and not self.is_inherited():
-            self._torn_down = wait_until_gone([self.native_id], seconds)
+        if not self._is_gone and not self.is_inherited():
+            self._is_gone = wait_until_gone([self.native_id], seconds)
 
     def _work(self) -> None:
         owner = self.owner
-        if owner.interval is None:
+        if owner._interval is None:
             self.checkpoint(None, first=True)
             # Also if it is to stop already: for what it does at its end. Not if start() has failed.
             if not self.ended:
-                owner.target(owner, *owner._args, **owner._kwargs)
+                owner._target(owner, *owner._args, **owner._kwargs)
             return
-        while not self.checkpoint(owner.interval):
+        while not self.checkpoint(owner._interval):
             try:
-                owner.target(*owner._args, **owner._kwargs)
+                owner._target(*owner._args, **owner._kwargs)
             except Exception as error:
                 if self.is_inherited() and self.is_to_stop():
                     raise

@@ -1,45 +1,45 @@
-"""BackgroundThread: a thread that forks find at rest, and that goes on in parent and child.
+"""BackgroundThread: a thread that forks find at a checkpoint, and that goes on in parent and child.
 
 Guarantees: a fork made by Python happens while the thread is at a checkpoint (in wait(), between two runs of an
 interval target, not started, or ended), and so do the blocks of quiesce(). It leaves the checkpoint afterwards. A fork
 waits at most park_timeout seconds; then it goes ahead, with a ForkHazardWarning that says where the thread was. In the
-child its target is run anew by a thread of the child's own if it was running at the fork and nobody had told it to
-stop (at_fork="restart"), or it can be started again (at_fork="stop"). Who is started while a fork is under way, or
-within a block of quiesce(), begins when that is over.
+child the target is run from its start by a thread of the child's own if it was running at the fork and had not been
+told to stop (at_fork="restart"), or it can be started again (at_fork="stop"). A thread that is started while a fork is
+under way, or within a block of quiesce(), begins when that is over.
 
 If the target itself forks, the child is in the middle of it, and goes on there: the thread is running, as the child's
 only one, and is not started a second time. at_fork="stop": it is told to stop at its next checkpoint. When it ends, so
 does the child, as a program ends: with the status of sys.exit(), or the traceback of an exception and 1.
 
-Why that survives fork: what belongs to one run of the target in one process is a Run (background_runs.py). A child
-looks at none but to ask whether it was to go on, and makes its own; restarting.py has it do so.
+Why that survives fork: the state of one run of the target in one process is a Run (run.py). A child asks the inherited
+Run only whether it was to go on, and makes its own (restart.py).
 
-At the interpreter's end it is told to stop and waited for, at most park_timeout seconds. Interval targets are not run
-once more: atexit functions run later, in one thread, and are the place for that. A loop can do it after its wait().
-Started, it keeps itself and its target alive, as any thread does, until it ends; not started, nothing does.
+At the interpreter's end the thread is told to stop and waited for, at most park_timeout seconds. Interval targets are
+not run once more: atexit functions run later, in one thread, and are the place for that. A loop can do it after its
+wait(). Once started, it keeps itself and its target alive until it ends, as any thread does.
 
-Not covered: a fork made by C waits for nobody (quiesce() around it does), and its child runs the target from the first
-call of anything of forksafe on. A thread that waits at its own fork while another's is under way cannot come to rest
-for it, and is named in a warning at once. The very first one of a program, started while another thread forks, is not
-kept from beginning. Locks that a thread holds while it is at a checkpoint are its own affair.
+Not covered: a fork made by C does not wait (quiesce() around it does), and its child runs the target from the first
+call of anything of forksafe on. A thread that waits at its own fork while another's is under way cannot park for it,
+and is named in a warning at once. The very first one of a program, started while another thread forks, is not kept from
+beginning. Locks that a thread holds while it is at a checkpoint are held in the child.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal, NoReturn, overload
+from typing import Any, NoReturn, overload
 
-from forksafe.atfork import quiesce as quiescing
-from forksafe.background import restart as restarting
-from forksafe.background.run import Run
+from forksafe.arguments import check_bool, check_callable, check_choice, seconds, seconds_or_none
+from forksafe.atfork import quiesce
+from forksafe.background import restart
+from forksafe.background.run import AtFork, Run
 from forksafe.locks import Condition, Lock
 from forksafe_core import atfork
 
 __all__ = ["BackgroundThread", "background_thread"]
 
 _Target = Callable[..., object]
-_AtFork = Literal["restart", "stop"]
 
 _NO_PLAIN_FUNCTION = 0x20 | 0x80 | 0x200  # code flags: generator, coroutine, asynchronous generator
 
@@ -73,7 +73,7 @@ class BackgroundThread:
         target: _Target,
         *,
         interval: float | None = None,
-        at_fork: _AtFork = "restart",
+        at_fork: AtFork = "restart",
         name: str | None = None,
         args: Iterable[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
@@ -84,12 +84,10 @@ class BackgroundThread:
         _check_options(at_fork, name, args, kwargs, daemon)
         self._target = target
         self._args, self._kwargs = tuple(args), dict(kwargs or {})
-        self._interval = _seconds_or_none(interval, "(interval)")
-        if self._interval == 0:
-            raise ValueError("BackgroundThread(interval) takes a number of seconds above 0: 0 would never come to rest")
+        self._interval = seconds_or_none(interval, "BackgroundThread(interval)", above_zero=True)
         self._at_fork = at_fork
         self._name = name or _new_name(target)
-        self._park_timeout = quiescing.seconds(park_timeout, "BackgroundThread(park_timeout)")
+        self._park_timeout = seconds(park_timeout, "BackgroundThread(park_timeout)")
         self._daemon = daemon
         # Its lock is an RLock, as a signal handler may come while it is held, and fork.
         self._condition = Condition()
@@ -103,7 +101,7 @@ class BackgroundThread:
         RuntimeError while it is running, where the system has no more threads, and when the interpreter is ending.
         """
         atfork.generation()  # in a child hooks may be due
-        if restarting.is_interpreter_ending():
+        if restart.is_interpreter_ending():
             raise RuntimeError(f"cannot start {self!r}: the interpreter is ending")
         with self._condition:
             last = self._run
@@ -111,22 +109,22 @@ class BackgroundThread:
                 raise RuntimeError(f"cannot start {self!r}: it is running; stop() it first, and wait for its end")
             self._run = run = Run(self)
         if last is not None:
-            last.wait_torn_down()
+            last.wait_until_gone()
         self._launch(run)
 
     def stop(self, timeout: float | None = None, *, wait: bool = True) -> bool:
         """Have it end at its next checkpoint; True when it has ended. A loop that has not begun begins, and is told so
         by its first wait().
 
-        wait: for its end, at most timeout seconds. By the thread itself, and by one that keeps it at rest (in a hook
-        around a fork, or a block of quiesce()), it is told, and False returned at once. It is not started in children
-        of later forks, nor in the child whose hooks are running. In a child the parent's run has ended: True.
+        wait: for its end, at most timeout seconds. In the thread itself, and in one that pauses it (in a hook around
+        a fork, or a block of quiesce()), it is told, and False returned at once. It is not started in children of later
+        forks, nor in the child whose hooks are running. In a child the parent's run has ended: True.
         """
-        limit = _seconds_or_none(timeout, ".stop(timeout)")
+        limit = seconds_or_none(timeout, "BackgroundThread.stop(timeout)")
         run = self._tell_to_stop()
         if run is None:
             return True
-        if not wait or run is threading.current_thread() or self._is_kept_at_rest_here():
+        if not wait or run is threading.current_thread() or self._is_paused_by_this_thread():
             return False
         return run.wait_ended(limit)
 
@@ -134,16 +132,16 @@ class BackgroundThread:
         """Wait for its end, at most timeout seconds; is_alive() tells whether that came.
 
         RuntimeError if it was never started, and where its end cannot come: in the thread itself, and in one that
-        keeps it at rest. In a child it is the child's own run that is waited for, if there is one.
+        pauses it. A child waits for its own run, if there is one.
         """
-        limit = _seconds_or_none(timeout, ".join(timeout)")
+        limit = seconds_or_none(timeout, "BackgroundThread.join(timeout)")
         run = self._run
         if run is None:
             raise RuntimeError(f"cannot join {self!r}: it was never started")
         if run is threading.current_thread():
             raise RuntimeError(f"cannot join {self!r}: this is the thread itself")
-        if run.lives() and self._is_kept_at_rest_here():
-            raise RuntimeError(f"cannot join {self!r}: this thread keeps it at rest, for a fork or by quiesce()")
+        if run.lives() and self._is_paused_by_this_thread():
+            raise RuntimeError(f"cannot join {self!r}: this thread keeps it paused, for a fork or by quiesce()")
         run.wait_ended(limit)
 
     def wake(self) -> None:
@@ -165,13 +163,13 @@ class BackgroundThread:
         run = threading.current_thread()
         if not isinstance(run, Run) or run.owner is not self:
             raise RuntimeError(f"wait() is for the target of {self!r}; to wait for its end use join()")
-        return run.checkpoint(_seconds_or_none(timeout, ".wait(timeout)"))
+        return run.checkpoint(seconds_or_none(timeout, "BackgroundThread.wait(timeout)"))
 
     @classmethod
     def current(cls) -> BackgroundThread | None:
         """The one whose target calls this; None in other threads."""
-        run = threading.current_thread()
-        return run.owner if isinstance(run, Run) else None
+        owner = getattr(threading.current_thread(), "owner", None)
+        return owner if isinstance(owner, BackgroundThread) else None
 
     def is_alive(self) -> bool:
         """Whether it has been started, in this process, and has not ended."""
@@ -196,7 +194,7 @@ class BackgroundThread:
         return self._interval
 
     @property
-    def at_fork(self) -> _AtFork:
+    def at_fork(self) -> AtFork:
         """What becomes of it in a child: "restart" or "stop"."""
         return self._at_fork
 
@@ -236,22 +234,22 @@ class BackgroundThread:
     def __reduce__(self) -> NoReturn:
         raise TypeError("a BackgroundThread cannot be pickled or copied: make one in each process, or fork")
 
-    def _is_kept_at_rest_here(self) -> bool:
-        return atfork.token() in quiescing.keepers(self)
+    def _is_paused_by_this_thread(self) -> bool:
+        return atfork.token() in quiesce.blockers(self)
 
-    # For background_runs.py and restarting.py.
+    # For run.py and restart.py.
 
     def _launch(self, run: Run) -> None:
         try:
-            quiescing.add(self)
-            restarting.add(self)
+            quiesce.add(self, self._park_timeout)
+            restart.remember(self)
             run.start()
         except BaseException:  # there is no thread; or, after Ctrl-C, there may be one
             with self._condition:
                 run.stopping = True
                 if not run.has_begun():  # else it ends at its next checkpoint; and if it yet begins, at its first
                     run.ended = True
-                    restarting.discard(self)
+                    restart.started.discard(self)
                 self._condition.notify_all()
             raise
 
@@ -259,7 +257,7 @@ class BackgroundThread:
         with self._condition:
             run.ended = True
             if self._run is run:
-                restarting.discard(self)
+                restart.started.discard(self)
             self._condition.notify_all()
 
     def _tell_to_stop(self) -> Run | None:
@@ -272,43 +270,35 @@ class BackgroundThread:
             self._condition.notify_all()
             return run if run.lives() else None
 
-    def _go_on_in_child(self) -> None:
+    def _restart_in_child(self) -> None:
         with self._condition:
-            self._condition.notify_all()  # who was waiting for its end, and forked in a signal handler
+            self._condition.notify_all()  # this thread may wait for its end, and have forked in a signal handler
             last = self._run
             if last is None or last.lives():  # it is the thread that forked, or was started here by another hook
                 return
-            restarting.discard(self)
+            restart.started.discard(self)
             atfork.keep_alive(last)  # with locks that its thread holds for ever
             begun_here = last.ident is None and not atfork.gone(last.starter)  # start() is yet to return
             if self._at_fork == "stop" or last.stopping or last.ended or begun_here:
                 return
-            if restarting.is_interpreter_ending():
+            if restart.is_interpreter_ending():
                 return
             self._run = run = Run(self)
         self._launch(run)
 
-    # For quiescing.py.
+    # For quiesce().
 
-    @property
-    def fork_grace(self) -> float:
-        """park_timeout."""
-        return self._park_timeout
-
-    def heed_rests(self) -> None:
-        """Leave no checkpoint while it is at rest."""
+    def _apply_pauses(self) -> None:
         with self._condition:
             self._condition.notify_all()
 
-    def wait_for_rest(self, seconds: float) -> list[threading.Thread]:
-        """Its thread, if that is at no checkpoint after so many seconds."""
+    def _wait_until_idle(self, seconds: float) -> list[threading.Thread]:
         run = self._run
-        return [] if run is None or run.comes_to_rest(seconds) else [run]
+        return [] if run is None or run.wait_until_parked(seconds) else [run]
 
 
 def _check_target(target: Any) -> None:
-    if not callable(target):
-        raise TypeError(f"BackgroundThread(target) takes a callable, not {target!r}")
+    check_callable(target, "BackgroundThread(target)")
     code = getattr(target, "__code__", None)
     if code is not None and code.co_flags & _NO_PLAIN_FUNCTION:
         raise TypeError(
@@ -318,16 +308,14 @@ def _check_target(target: Any) -> None:
 
 
 def _check_options(at_fork: object, name: object, args: object, kwargs: object, daemon: object) -> None:
-    if at_fork not in ("restart", "stop"):
-        raise ValueError(f'BackgroundThread(at_fork) is "restart" or "stop", not {at_fork!r}')
+    check_choice(at_fork, "BackgroundThread(at_fork)", ("restart", "stop"))
     if name is not None and not isinstance(name, str):
         raise TypeError(f"BackgroundThread(name) takes a string, not {name!r}")
     if not isinstance(args, (tuple, list)):
         raise TypeError(f"BackgroundThread(args) takes a tuple of arguments, not {args!r}; for one: args=(value,)")
     if kwargs is not None and not hasattr(kwargs, "keys"):
         raise TypeError(f"BackgroundThread(kwargs) takes a dictionary of arguments, not {kwargs!r}")
-    if not isinstance(daemon, bool):
-        raise TypeError(f"BackgroundThread(daemon) takes True or False, not {daemon!r}")
+    check_bool(daemon, "BackgroundThread(daemon)")
 
 
 def _new_name(target: object) -> str:
@@ -337,17 +325,13 @@ def _new_name(target: object) -> str:
         return f"BackgroundThread-{_numbered} ({getattr(target, '__name__', type(target).__name__)})"
 
 
-def _seconds_or_none(value: object, what: str) -> float | None:
-    return None if value is None else quiescing.seconds(value, f"BackgroundThread{what}")
-
-
 @overload
 def background_thread(target: _Target, /) -> BackgroundThread: ...
 @overload
 def background_thread(
     *,
     interval: float | None = None,
-    at_fork: _AtFork = "restart",
+    at_fork: AtFork = "restart",
     name: str | None = None,
     args: Iterable[Any] = (),
     kwargs: Mapping[str, Any] | None = None,

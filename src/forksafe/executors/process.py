@@ -28,13 +28,14 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from forksafe.atfork.child_exit import end_process
-from forksafe.atfork.disowning import disown_processes, disown_threads
+from forksafe.atfork.child_exit import disown_processes, disown_threads, end_process
 from forksafe.atfork.hooks import register_at_fork
 from forksafe.executors.futures import Future
 from forksafe.executors.inherited import InheritedFutureError
 from forksafe.locks import Lock
-from forksafe.processes.process import Context, Process, get_start_method, method_without_fork
+from forksafe.processes.context import Context
+from forksafe.processes.process import Process
+from forksafe.processes.start_method import get_start_method, method_without_fork
 from forksafe_core import PerProcess, atfork
 
 if TYPE_CHECKING:

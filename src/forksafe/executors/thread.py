@@ -25,7 +25,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from forksafe.arguments import seconds_or_none
-from forksafe.atfork import quiesce as quiescing
+from forksafe.atfork import quiesce
 from forksafe.executors.futures import Future
 from forksafe.executors.thread_workers import WorkerThreads, is_interpreter_ending
 from forksafe.locks import Lock
@@ -76,7 +76,7 @@ class ThreadPoolExecutor(_StandardExecutor):
         # Not a method: an executor that nothing refers to is freed at once.
         self._workers = PerProcess(partial(WorkerThreads, max_workers, prefix, initializer, initargs))
         self._queue: WorkQueue = self._workers().queue
-        quiescing.add(self)
+        quiesce.add(self, self.fork_grace)
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Have fn(*args, **kwargs) called by one of the threads; returns a Future for what it returns.
@@ -99,19 +99,17 @@ class ThreadPoolExecutor(_StandardExecutor):
             if wait:
                 workers.join()
 
-    # For quiesce.py.
+    # For quiesce().
 
-    def heed_rests(self) -> None:
-        """Begin nothing that was submitted while it is at rest."""
+    def _apply_pauses(self) -> None:
         with self._lock:
             workers = self._workers.peek()
             if workers is not None:
-                workers.pause(quiescing.is_at_rest(self))
+                workers.pause(quiesce.is_paused(self))
 
-    def wait_for_rest(self, seconds: float) -> list[threading.Thread]:
-        """The threads that are still busy after so many seconds."""
+    def _wait_until_idle(self, seconds: float) -> list[threading.Thread]:
         workers = self._workers.peek()
-        return workers.wait_for_rest(seconds) if workers is not None else []
+        return workers.wait_until_idle(seconds) if workers is not None else []
 
     # What other libraries look at.
 
@@ -145,7 +143,7 @@ class ThreadPoolExecutor(_StandardExecutor):
     def _current(self) -> WorkerThreads:
         workers = self._workers()
         if self._queue is not workers.queue:
-            self.heed_rests()  # before other threads find the queue
+            self._apply_pauses()  # before other threads find the queue
             self._queue = workers.queue
         return workers
 

@@ -87,7 +87,7 @@ class WorkerThreads:
         """Begin nothing, or go on."""
         self.queue.pause() if on else self.queue.resume()
 
-    def wait_for_rest(self, seconds: float) -> list[threading.Thread]:
+    def wait_until_idle(self, seconds: float) -> list[threading.Thread]:
         """While the queue is paused: the threads, other than the calling one, that are busy after so many seconds.
 
         Threads that wait for a fork of their own are not waited for: they go on when the calling thread has forked.

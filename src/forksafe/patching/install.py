@@ -28,7 +28,7 @@ from typing import Any
 
 from forksafe import locks
 from forksafe.adapters.protect import protect, unprotect
-from forksafe.atfork.disowning import LOKY
+from forksafe.atfork.child_exit import LOKY
 from forksafe.atfork.hooks import Registration, register_at_fork
 from forksafe.introspection.exemptions import set_installed
 from forksafe.introspection.lock_owners import COLLECTIONS, NO_OWNERS, describe, is_bookkeeping, locks_of_threads

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from forksafe.atfork.hooks import warn_of_hazard
+from forksafe.atfork.gate import warn_of_hazard
 from forksafe.atfork.participants import Participants
 from forksafe.pool.connect_workers import STOP_TIMEOUT, ConnectWorkers
 from forksafe.pool.entry import PoolEntry, admit, close_quietly, is_sqlite_file, logger
