@@ -5,6 +5,8 @@ from typing_extensions import disjoint_base
 
 from forksafe_core._slots import Slots
 
+__all__ = ["Checkout", "PoolCore"]
+
 _T = TypeVar("_T")
 
 @disjoint_base

@@ -3,6 +3,8 @@ from typing import Any, Generic, TypeVar, final
 
 from typing_extensions import disjoint_base
 
+__all__ = ["Entry", "Slots", "Waiter"]
+
 _T = TypeVar("_T")
 
 @disjoint_base

@@ -23,6 +23,8 @@ else:
     from forksafe_core.pure.cython_shim import address, is_inherited, keep_alive, run_due_hooks
     from forksafe_core.pure.slots import Entry, Slots
 
+__all__ = ["Checkout", "PoolCore"]
+
 
 @cython.final
 @cython.no_gc

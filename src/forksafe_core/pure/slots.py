@@ -34,6 +34,8 @@ else:
         monotonic_ns,
     )
 
+__all__ = ["Entry", "Slots", "Waiter"]
+
 MOST_SECONDS = 1e9
 
 
@@ -96,10 +98,8 @@ class Slots:
         self.making = 0  # slots taken by things that are being made
         self.idle_limit = int(min(idle_limit, MOST_SECONDS) * 1e9)
         self.retry_at = 0  # when to try again to make as many as min_size; 0: nothing failed
-        self.requests = 0
-        self.watched = False
-        self.closed = closed
-        self.extra = extra
+        self.requests, self.watched = 0, False
+        self.closed, self.extra = closed, extra
         self.stamp = current_stamp()
         refresh(self)
 
