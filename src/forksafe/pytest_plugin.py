@@ -1,7 +1,6 @@
 """A plugin for pytest: tests that fork under hazards are reported or fail; and run_in_child, as a fixture.
 
-Guarantees: inert unless asked: without --forksafe nothing is looked at. With it a guard() is on while tests run, their
-fixtures included, and off while others do.
+Guarantees: without --forksafe nothing is looked at. With it a guard() is on while tests and their fixtures run.
 
 pytest --forksafe=warn   a ForkHazardWarning for each such fork, in pytest's summary of warnings
 pytest --forksafe=error  the fork is refused with ForkHazardError, so that the test fails where it forks
@@ -22,7 +21,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--forksafe",
         choices=("warn", "error"),
-        help="report tests that fork while something is alive that breaks in the child, or have them fail",
+        help="report tests that fork while something is alive that breaks in the child, or fail them",
     )
     parser.addini("forksafe_ignore", "modules that --forksafe leaves out", type="args", default=[])
     parser.addini("forksafe_severity", "look at hazards from this one on: note, warning (the default) or danger",
@@ -45,23 +44,14 @@ class _Guarding:
         self._severity = severity
         self._ignore = ignore
 
-    def _guarded(self) -> Generator[None, Any, Any]:
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_setup(self) -> Generator[None, Any, Any]:
         from forksafe.diagnostics.guard import guard
 
         with guard(self._action, severity=self._severity, ignore=self._ignore):
             return (yield)
 
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_setup(self) -> Generator[None, Any, Any]:
-        return (yield from self._guarded())
-
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_call(self) -> Generator[None, Any, Any]:
-        return (yield from self._guarded())
-
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_teardown(self) -> Generator[None, Any, Any]:
-        return (yield from self._guarded())
+    pytest_runtest_call = pytest_runtest_teardown = pytest_runtest_setup
 
 
 @pytest.fixture

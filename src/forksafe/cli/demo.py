@@ -22,14 +22,13 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
-from forksafe.cli.launch import UsageError
+from forksafe.cli.launch import UsageError, signal_handler
 
 __all__ = ["demo"]
 
@@ -47,6 +46,7 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 _POLL = 0.02  # seconds between looks at the programs
 _FRAME = 0.1  # seconds between updates of a terminal
 _SPINNER = "|/-\\"
+_DEFAULTS = (signal.SIG_DFL, signal.default_int_handler)
 _GREEN, _RED, _DIM = "32", "31", "2"
 
 
@@ -65,9 +65,6 @@ def demo(options: Namespace) -> int:
     names = [name for name in PROGRAMS if name in (options.only or PROGRAMS)]
     try:
         return _demo(names, options.timeout)
-    except (KeyboardInterrupt, _Interrupted) as interrupt:
-        print("\nforksafe demo: interrupted", file=sys.stderr)
-        return 128 + (interrupt.number if isinstance(interrupt, _Interrupted) else signal.SIGINT)
     except BrokenPipeError:  # `forksafe demo | head -3`; what is still buffered must not fail again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -80,10 +77,12 @@ def _demo(names: Sequence[str], timeout: float) -> int:
         return 1
     screen = _Screen()
     results: list[list[_Run]] = []
-    with contextlib.closing(_Signals()) as signals:
+    received: list[int] = []  # signals, for _side_by_side(): an exception could lose a program just started
+    ends = [each for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) in _DEFAULTS]
+    with signal_handler(ends, received.append):
         for name in names:
             print(f"{name}: {screen.paint(PROGRAMS[name], _DIM)}", flush=True)
-            results.append(_side_by_side(folder / f"{name}.py", timeout, screen, signals))
+            results.append(_side_by_side(folder / f"{name}.py", timeout, screen, received))
     print()
     _print_table(results, screen)
     return 0 if all(runs[-1].state == "ok" for runs in results) else 1
@@ -97,13 +96,16 @@ def _examples() -> Path | None:
     return None
 
 
-def _side_by_side(program: Path, timeout: float, screen: _Screen, signals: _Signals) -> list[_Run]:
+def _side_by_side(program: Path, timeout: float, screen: _Screen, received: list[int]) -> list[_Run]:
+    """SystemExit when a signal was received."""
     runs: list[_Run] = []
     try:
         for primitives in VARIANTS:
             runs.append(_Run(program, primitives, timeout))  # noqa: PERF401  # if the second fails, the first is known
         while any(run.state == "running" for run in runs):
-            signals.check()
+            if received:
+                print("\nforksafe demo: interrupted", file=sys.stderr)
+                sys.exit(128 + received[0])
             screen.show(runs)
             time.sleep(_POLL)
             for run in runs:
@@ -113,34 +115,6 @@ def _side_by_side(program: Path, timeout: float, screen: _Screen, signals: _Sign
         for run in runs:
             run.close()
     return runs
-
-
-class _Interrupted(Exception):
-    """A signal came that ends the demo."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
-
-
-class _Signals:
-    """Remembers SIGINT, SIGTERM and SIGHUP for check(): a program just started must not be lost to an exception."""
-
-    def __init__(self) -> None:
-        self.received: list[int] = []
-        self.previous: dict[int, Any] = {}
-        if threading.current_thread() is threading.main_thread():  # no other thread may set handlers
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
-                    self.previous[number] = signal.signal(number, lambda number, _: self.received.append(number))
-
-    def close(self) -> None:
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
-
-    def check(self) -> None:
-        if self.received:
-            raise _Interrupted(self.received[0])
 
 
 class _Run:

@@ -20,7 +20,7 @@ from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
-from forksafe.cli.launch import UsageError, command_of, environment_of
+from forksafe.cli.launch import UsageError, command_of, environment_of, signal_handler
 from forksafe.doctor.html_report import page_of
 from forksafe.doctor.native_children import SilentChildren
 from forksafe.doctor.report import Events, Report, text_of, text_of_hang
@@ -51,20 +51,13 @@ def _run(path: str, command: list[str], hang: float, folder: str) -> int:
         process = subprocess.Popen(command, executable=path, env=environment)
     except OSError as error:
         raise UsageError(f"{command[0]}: {error.strerror}") from None
-    before = {
-        number: signal.signal(number, lambda number, frame: _pass_on(process, number))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
     events = Events(Path(folder))
     silent = SilentChildren(process.pid, Path(folder), hang)
-    try:
+    with signal_handler([signal.SIGINT, signal.SIGTERM], lambda number: _pass_on(process, number)):
         while process.poll() is None:
             time.sleep(_LOOK_EVERY)
             silent.look()
             _report_hangs(events)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
     _report_hangs(events)
     return process.returncode if process.returncode >= 0 else 128 - process.returncode
 

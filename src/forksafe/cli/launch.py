@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
-__all__ = ["BOOTSTRAP", "UsageError", "command_of", "environment_of"]
+__all__ = ["BOOTSTRAP", "UsageError", "command_of", "environment_of", "signal_handler"]
 
 BOOTSTRAP = os.path.join(os.path.dirname(os.path.abspath(__file__)), "bootstrap")
 
@@ -45,6 +48,17 @@ def command_of(program: list[str]) -> tuple[str, list[str]]:
     if sys.flags.ignore_environment or sys.flags.no_site:
         raise UsageError("needs a Python started without -I, -E and -S, which keep it from starting up with forksafe")
     return sys.executable, [sys.executable, *_interpreter_flags(), *program]
+
+
+@contextmanager
+def signal_handler(numbers: Iterable[int], handler: Callable[[int], object]) -> Iterator[None]:
+    """Within the block, call handler(number) for these signals."""
+    before = {number: signal.signal(number, lambda number, _: handler(number)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, previous)
 
 
 def _interpreter_flags() -> list[str]:

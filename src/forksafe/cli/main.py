@@ -81,87 +81,53 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> _Parser:
-    parser = _Parser(
-        prog="forksafe",
-        description="For programs that fork while they have threads.",
-        epilog=_EXAMPLES,
-    )
+    parser = _Parser(prog="forksafe", description="For programs that fork while they have threads.", epilog=_EXAMPLES)
     parser.add_argument("-V", "--version", action="version", version=f"forksafe {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
-    _add_run(commands)
-    _add_doctor(commands)
-    _add_demo(commands)
-    return parser
 
+    def add(name: str, what: str, more: str, epilog: str = "") -> _Parser:
+        usage = f"forksafe {name} [OPTION ...]{' PROGRAM' if epilog else ''}"
+        description = f"{what[0].upper()}{what[1:]}.\n{more}"
+        added = commands.add_parser(name, help=what, usage=usage, description=description, epilog=epilog)
+        added.set_defaults(parser=added)
+        return added
 
-def _add(commands: argparse._SubParsersAction[_Parser], name: str, what: str, more: str, usage: str) -> _Parser:
-    parser = commands.add_parser(
-        name,
-        help=what,
-        usage=f"forksafe {name} {usage}",
-        description=f"{what[0].upper()}{what[1:]}.\n{more}",
-        epilog=_PROGRAM if usage.endswith("PROGRAM") else None,
-    )
-    parser.set_defaults(parser=parser)
-    return parser
-
-
-def _add_run(commands: argparse._SubParsersAction[_Parser]) -> None:
-    parser = _add(
-        commands,
+    run = add(
         "run",
         "run a program, unmodified, with locks that survive fork",
         "Its exit status, output and tracebacks are its own.",
-        "[--connections] [--verbose] PROGRAM",
+        _PROGRAM,
     )
-    parser.add_argument(
+    run.add_argument("--verbose", action="store_true", help="report what is replaced, protected and left alone")
+    run.add_argument(
         "--connections",
         action="store_true",
         help="children do not share what the program connects to: they find it closed, and connect anew; "
         "not for programs that connect and then become a daemon",
     )
-    parser.add_argument(
-        "--verbose", action="store_true", help="report on stderr what is replaced, protected and left alone"
-    )
 
-
-def _add_doctor(commands: argparse._SubParsersAction[_Parser]) -> None:
-    parser = _add(
-        commands,
+    doctor = add(
         "doctor",
         "report what a program's forks would break, and which children hang",
         "The program runs as it is. The report is on stderr; the exit status is the program's.",
-        "[--strict] [--json FILE] [--html FILE] [--hang SECONDS] PROGRAM",
+        _PROGRAM,
     )
-    parser.add_argument("--strict", action="store_true", help="exit status 1 if there were hazards, or a child hung")
-    parser.add_argument("--json", default="", metavar="FILE", help='write the report as JSON ("-": on stdout)')
-    parser.add_argument("--html", default="", metavar="FILE", help="write the report as a page")
-    parser.add_argument(
-        "--hang",
-        type=_seconds(0.001, 1e6),
-        default=5.0,
-        metavar="SECONDS",
-        help="how long a child is blocked before it counts as hanging (default: %(default)g)",
-    )
+    doctor.add_argument("--strict", action="store_true", help="exit status 1 if there were hazards, or a child hung")
+    doctor.add_argument("--json", default="", metavar="FILE", help='write the report as JSON ("-": on stdout)')
+    doctor.add_argument("--html", default="", metavar="FILE", help="write the report as a page")
+    blocked = "how long a child is blocked before it counts as hanging (default: %(default)g)"
+    doctor.add_argument("--hang", type=_seconds(0.001, 1e6), default=5.0, metavar="SECONDS", help=blocked)
 
-
-def _add_demo(commands: argparse._SubParsersAction[_Parser]) -> None:
-    parser = _add(
-        commands,
+    demo = add(
         "demo",
         "show six programs that hang after fork, and do not with forksafe",
         "Each forks while its threads are busy, with threading's locks and with forksafe's.",
-        "[--timeout SECONDS] [--only NAME ...] [--list]",
     )
-    parser.add_argument(
-        "--timeout",
-        type=_seconds(0.1, 60),
-        default=2.5,
-        metavar="SECONDS",
-        help="a program's time (default: %(default)s)",
-    )
-    parser.add_argument("--only", nargs="+", action="extend", metavar="NAME", help="run only these programs")
-    parser.add_argument("--list", action="store_true", help="list the programs and run none")
+    time = "a program's time (default: %(default)s)"
+    demo.add_argument("--timeout", type=_seconds(0.1, 60), default=2.5, metavar="SECONDS", help=time)
+    demo.add_argument("--only", nargs="+", action="extend", metavar="NAME", help="run only these programs")
+    demo.add_argument("--list", action="store_true", help="list the programs and run none")
+    return parser
 
 
 def _seconds(least: float, most: float) -> Callable[[str], float]:

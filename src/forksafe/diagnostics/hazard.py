@@ -7,13 +7,15 @@ sockets. It has no argument values, environment, contents of files or connection
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from forksafe.arguments import check_choice
 
-__all__ = ["KINDS", "SEVERITIES", "ForkHazardError", "Hazard", "Severity", "checked_kinds", "report_internal_error"]
+__all__ = [
+    "KINDS", "SEVERITIES", "Finders", "ForkHazardError", "Hazard", "Severity", "checked_kinds", "report_internal_error",
+]  # fmt: skip
 
 Severity = Literal["note", "warning", "danger"]
 
@@ -52,6 +54,9 @@ class Hazard:
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return asdict(self)
+
+
+Finders = dict[Callable[[], Iterable[Hazard]], tuple[str, ...]]  # a detector's functions, with the kinds they find
 
 
 class ForkHazardError(RuntimeError):

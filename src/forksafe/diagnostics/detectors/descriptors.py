@@ -14,7 +14,7 @@ import stat
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from forksafe.diagnostics.hazard import Hazard
+from forksafe.diagnostics.hazard import Finders, Hazard
 from forksafe_core import atfork
 
 __all__ = ["FINDERS"]
@@ -129,6 +129,4 @@ def _locked_file(descriptor: int, path: str) -> Iterable[Hazard]:
         )
 
 
-FINDERS: dict[Callable[[], Iterable[Hazard]], tuple[str, ...]] = {
-    _descriptors: ("connection", "listener", "event loop", "file lock")
-}
+FINDERS: Finders = {_descriptors: ("connection", "listener", "event loop", "file lock")}

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
-from forksafe.diagnostics.hazard import Hazard
+from forksafe.diagnostics.hazard import Finders, Hazard
 from forksafe.introspection.exemptions import is_exempt
 from forksafe.introspection.stacks import has_single_stack
 from forksafe.introspection.static import mro_of
@@ -96,4 +96,4 @@ def _loop(obj: Any) -> Iterable[Hazard]:
     )
 
 
-FINDERS: dict[Callable[[], Iterable[Hazard]], tuple[str, ...]] = {_objects: ("executor", "event loop")}
+FINDERS: Finders = {_objects: ("executor", "event loop")}

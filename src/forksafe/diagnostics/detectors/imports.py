@@ -8,10 +8,10 @@ from __future__ import annotations
 import re
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from forksafe.diagnostics.hazard import Hazard, Severity
+from forksafe.diagnostics.hazard import Finders, Hazard, Severity
 from forksafe.introspection.exemptions import is_installed
 from forksafe.introspection.stacks import frames_of, has_single_stack, other_threads, place_of
 
@@ -102,8 +102,4 @@ def _start_method() -> Iterable[Hazard]:
         )
 
 
-FINDERS: dict[Callable[[], Iterable[Hazard]], tuple[str, ...]] = {
-    _imports: ("import",),
-    _libraries: ("library",),
-    _start_method: ("start method",),
-}
+FINDERS: Finders = {_imports: ("import",), _libraries: ("library",), _start_method: ("start method",)}

@@ -15,13 +15,13 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
 from forksafe import locks
-from forksafe.diagnostics.hazard import Hazard
+from forksafe.diagnostics.hazard import Finders, Hazard, Severity
 from forksafe.diagnostics.lock_tracking import made_at
 from forksafe.introspection.exemptions import is_exempt
 from forksafe.introspection.lock_owners import (
@@ -185,19 +185,23 @@ def _made(lock: Any) -> str:
 
 def _hazards() -> Iterable[Hazard]:
     for held in held_locks():
-        ours = type(held.lock) in OURS
-        kind = ("forksafe." if ours else "threading.") + ("RLock" if type(held.lock) in RLOCKS else "Lock")
+        kind = "RLock" if type(held.lock) in RLOCKS else "Lock"
         what = f"{kind} {held.found}, held" + (f", made at {held.made}" if held.made else "")
+        severity: Severity
+        if type(held.lock) in OURS:
+            severity, what = "note", f"forksafe.{what}"
+            consequence = "free in the child; what it guards may be half changed"
+            cure = "nothing, or make it with on_orphan= or hold=True if a child must not see that"
+        else:
+            severity, what = "danger", f"threading.{what}"
+            consequence = "held for ever in the child: a thread that acquires it there hangs"
+            cure = f"make it a forksafe.{kind}, call forksafe.protect() on it or its owner, or use forksafe run"
         yield Hazard(
             "lock",
-            "note" if ours else "danger",
+            severity,
             what,
-            "free in the child; what it guards may be half changed"
-            if ours
-            else "held for ever in the child: a thread that acquires it there hangs",
-            "nothing, or make it with on_orphan= or hold=True if a child must not see that"
-            if ours
-            else f"make it a forksafe.{kind[10:]}, call forksafe.protect() on it or its owner, or use forksafe run",
+            consequence,
+            cure,
             module=held.found.rpartition(".")[0],
             thread=held.thread.name if held.thread else "",
             where=place_of(frames_of(held.thread)) if held.thread else "",
@@ -205,4 +209,4 @@ def _hazards() -> Iterable[Hazard]:
         )
 
 
-FINDERS: dict[Callable[[], Iterable[Hazard]], tuple[str, ...]] = {_hazards: ("lock",)}
+FINDERS: Finders = {_hazards: ("lock",)}

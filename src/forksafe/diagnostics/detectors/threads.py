@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
-from forksafe.diagnostics.hazard import Hazard
+from forksafe.diagnostics.hazard import Finders, Hazard
 from forksafe.introspection.exemptions import is_exempt_thread, is_installed
 from forksafe.introspection.stacks import frames_of, has_single_stack, other_threads, place_of, writers
 from forksafe.introspection.threads import helpers
@@ -103,8 +103,4 @@ def _writers() -> Iterable[Hazard]:
         )
 
 
-FINDERS: dict[Callable[[], Iterable[Hazard]], tuple[str, ...]] = {
-    _python_threads: ("thread",),
-    _native_threads: ("thread",),
-    _writers: ("write",),
-}
+FINDERS: Finders = {_python_threads: ("thread",), _native_threads: ("thread",), _writers: ("write",)}

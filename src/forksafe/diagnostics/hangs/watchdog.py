@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 
 from forksafe.atfork import hooks
-from forksafe.atfork.hooks import Registration, register_at_fork
+from forksafe.atfork.hooks import register_at_fork
 from forksafe.diagnostics.hangs.hang import Hang, Watch
 from forksafe.diagnostics.hangs.snapshot import Snapshot, take_snapshot
 from forksafe.diagnostics.hazard import report_internal_error
@@ -27,7 +27,7 @@ from forksafe.introspection.stacks import outward
 from forksafe.introspection.threads import add_helper, is_single_threaded, wait_until_gone
 from forksafe_core import atfork
 
-__all__ = ["Watchdog", "start", "start_if_asked"]
+__all__ = ["Watchdog", "start_if_asked"]
 
 _PATIENCE = 1.0  # seconds to wait for the thread's end: it may be in the middle of a look
 _EACH = 20  # so many forks take a snapshot each; after that one a second, so that a storm is not slowed down
@@ -45,7 +45,7 @@ class Watchdog:
         self._thread: threading.Thread | None = None
         self._enough = threading.Event()
         atfork.keep_alive(self)  # hooks hold methods weakly
-        self.registration: Registration = register_at_fork(
+        register_at_fork(
             before=self._before, after_in_parent=self._after_in_parent, after_in_child=self._after_in_child
         )
 
@@ -118,11 +118,6 @@ class Watchdog:
                 return
 
 
-def start(seconds: float) -> Watchdog:
-    """Watch in every child, and report on stderr."""
-    return Watchdog(seconds, _write_report)
-
-
 def _write_report(found: Hang) -> None:
     process = f"process {os.getpid()} (generation {atfork.generation()})"
     os.write(2, f"forksafe: {process} has been blocked for {found.seconds:.1f} s\n{found.text()}".encode())
@@ -136,6 +131,6 @@ def start_if_asked() -> None:
     except ValueError:
         seconds = -1.0
     if seconds > 0:
-        start(seconds)
+        Watchdog(seconds, _write_report)
     else:
         os.write(2, f"forksafe: FORKSAFE_WATCHDOG takes a number of seconds above 0, not {given!r}\n".encode())
