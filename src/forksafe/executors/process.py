@@ -29,7 +29,7 @@ from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from forksafe.atfork.child_exit import disown_processes, disown_threads, end_process
-from forksafe.atfork.hooks import register_at_fork
+from forksafe.atfork.participants import Participants
 from forksafe.executors.futures import Future
 from forksafe.executors.inherited import InheritedFutureError
 from forksafe.locks import Lock
@@ -203,12 +203,10 @@ class ProcessGeneration:
         self._processes: Any = None
         self.inner = inner
         self._generation = atfork.generation()
-        _alive.difference_update([each for each in list(_alive) if each.ended])
+        for each in _alive:
+            if each.ended:
+                _alive.discard(each)
         _alive.add(self)
-
-    @property
-    def inherited(self) -> bool:
-        return self._generation != atfork.generation()
 
     @property
     def manager(self) -> threading.Thread | None:
@@ -239,6 +237,18 @@ class ProcessGeneration:
         self.inner.shutdown(wait, cancel_futures=cancel_futures)
         if self.ended:
             _alive.discard(self)
+
+    def abandon(self) -> None:
+        """In a child: take what is the parent's off the standard library's lists. One that the child made stays."""
+        if self._generation != atfork.generation():
+            _alive.discard(self)
+            atfork.keep_alive(self)
+            disown_threads([self.manager])
+            disown_processes(self.processes.values())
+
+
+# Also those that have been shut down, until their threads have ended.
+_alive = Participants(after_in_child=ProcessGeneration.abandon, strong=True)
 
 
 def _start(
@@ -300,19 +310,6 @@ def _finish(future: _TaskFuture[T], generation: int, task: _StandardFuture[T]) -
         raise error
 
 
-_alive: set[ProcessGeneration] = set()  # also those that have been shut down, until their threads have ended
-
-
-def _after_in_child() -> None:
-    global _alive
-    inherited = {each for each in _alive if each.inherited}
-    _alive = _alive - inherited
-    for each in inherited:
-        atfork.keep_alive(each)
-        disown_threads([each.manager])
-        disown_processes(each.processes.values())
-
-
 def _checked_workers(max_workers: int | None) -> int:
     most = _MOST_ON_WINDOWS if sys.platform == "win32" else None
     if max_workers is None:
@@ -341,6 +338,5 @@ def _check_tasks(max_tasks_per_child: int | None, mp_context: BaseContext | None
         )
 
 
-register_at_fork(after_in_child=_after_in_child)
 # Before the standard library's exit functions: a child of a fork that ran no hooks finds out here.
 threading._register_atexit(atfork.generation)  # type: ignore[attr-defined]

@@ -31,7 +31,7 @@ int fd_tombstone(int fd);     /* replaces it here and now */
 
 /* In a child: replaces what was flagged up to this generation. */
 void fd_in_child(uint64_t generation);
-/* In a child whose fork ran no handler: 1 when this process does not share its descriptor table. */
+/* In a child of a fork that ran no handler: 1 when this process does not share its descriptor table. */
 int fd_is_table_our_own(uint64_t parent_pid);
 
 #endif
