@@ -22,8 +22,8 @@ import forksafe_core
 assert forksafe_core.IMPL == "pure"
 assert forksafe_core.Slots.__module__ == "forksafe_core.pure.slots"
 assert "cython" not in sys.modules  # also where it is installed: its critical_section() takes no lock
-options = ["-q", "-p", "no:cacheprovider", "--noconftest", "-p", "pool.conftest", "-k", {LEFT_OUT!r}, "--tb=short"]
-sys.exit(pytest.main([*options, *sys.argv[1:]]))
+options = ["-q", "-m", "", "-k", {LEFT_OUT!r}, "-p", "no:cacheprovider", "--noconftest", "-p", "pool.conftest"]
+sys.exit(pytest.main([*options, "--tb=short", *sys.argv[1:]]))
 """
 
 
