@@ -1,44 +1,40 @@
-"""What protect() knows of types: which parts an object consists of, what a child must do, what must be dead there.
+"""Adapters: what protect() knows of each type.
 
-One registry by type or dotted name, so that nobody's package is imported to know of it; a subclass is what its nearest
-known base is. register_adapter() adds to it. Here are the standard library's types, in library_adapters.py others'.
+Guarantees: an object's adapter is that of its class, or of the nearest base that has one. At one class,
+register_adapter() has precedence over forksafe's own adapters, whichever came first. The adapters of a package are
+imported when a class of that package is first met, from the file of that name in this folder or from its alias.
+
+Why that survives fork: protect() looks up every type it meets before the fork. A type that is first met in a child is
+looked up there.
+
+Not covered: the adapter of a virtual subclass (abc.ABCMeta.register()).
 """
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import logging
-import queue
-import sys
-import threading
+import importlib
+import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from forksafe import locks
-from forksafe.introspection.threads import is_single_threaded
-
-__all__ = ["OPEN", "Adapter", "Flag", "adapter_of", "drained", "part", "register_adapter"]
+__all__ = ["OPEN", "Adapter", "Flag", "adapter_of", "register_adapter"]
 
 Flag = Callable[[object], object]
-
-_LockType = type(threading._allocate_lock())  # type: ignore[attr-defined]
-_RLockType = type(threading._CRLock())  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """What can be done for objects of one type.
+    """What can be done for objects of one type. An adapter with no functions says that the type needs nothing.
 
     parts: the objects it consists of that have adapters of their own.
-    held: asked of the thread that forks (before the fork; in a child whose fork ran no hooks, there): does it
-    provably hold this? Then it is left alone.
-    reset: called in the child, when its parts have been dealt with.
-    connections: what it has open now and a child must not have: descriptors, or objects that have some inside. Asked
-    when it is protected and before each fork.
-    watch: called with the object and a function when it is protected: to be given every connection that the object
-    makes from then on, at once. Returns what undoes that.
+    held: called in the thread that forks, before the fork, or in a child whose fork ran no hooks. True if that thread
+    provably holds the object: then it is not reset.
+    reset: called in the child, after its parts have been reset.
+    connections: what it has open now and a child must not use: descriptors, or objects that contain some. Called when
+    the object is protected and before each fork.
+    watch: called with the object and a function when it is protected. Passes each connection that the object makes
+    from then on to the function, at once. Returns what undoes that.
     """
 
     parts: Callable[[Any], Iterable[Any]] | None = None
@@ -48,7 +44,20 @@ class Adapter:
     watch: Callable[[Any, Flag], Callable[[], object]] | None = None
 
 
-_adapters: dict[type | str, Adapter] = {}
+# The file that has the adapters of a package, where its name is not the package's.
+_ALIASES = {
+    "_thread": "threading",
+    "concurrent": "concurrent_futures",
+    "forksafe_core": "forksafe",
+    "functools": "threading",
+    "joblib": "loky",
+    "queue": "threading",
+}
+
+_registered: dict[type | str, Adapter] = {}  # by register_adapter()
+_own: dict[type | str, Adapter] = {}  # by the files in this folder
+_imported: set[str] = {"builtins"}  # packages
+_by_type: weakref.WeakKeyDictionary[type, Adapter | None] = weakref.WeakKeyDictionary()  # what adapter_of() found
 _type = type
 
 
@@ -61,26 +70,54 @@ def register_adapter(
     connections: Callable[[Any], Iterable[object]] | None = None,
     watch: Callable[[Any, Flag], Callable[[], object]] | None = None,
 ) -> None:
-    """Teach protect() what to do for instances of a type and its subclasses; see Adapter. The last one given counts.
+    """Tell protect() what to do for instances of a type and its subclasses; see Adapter. The last one given counts.
 
     type: a class, or its dotted name such as "sqlalchemy.engine.base.Engine", so that it need not be imported.
+    TypeError for anything else, and for functions that are not callable.
     """
+    global _by_type
     if not isinstance(type, (_type, str)) or (isinstance(type, str) and "." not in type):
         raise TypeError(f"register_adapter() takes a type first, or its dotted name, not {type!r}")
     given = {"parts": parts, "held": held, "reset": reset, "connections": connections, "watch": watch}
     for what, function in given.items():
         if function is not None and not callable(function):
             raise TypeError(f"register_adapter({what}=...) takes a callable, not {function!r}")
-    _adapters[type] = Adapter(parts, held, reset, connections, watch)
+    _registered[type] = Adapter(parts, held, reset, connections, watch)
+    _by_type = weakref.WeakKeyDictionary()
 
 
 def adapter_of(obj: Any) -> Adapter | None:
-    """That of its type, or of the nearest base that has one; for anything open with a fileno(), one for that."""
-    for cls in type(obj).__mro__:
-        adapter = _adapters.get(cls) or _adapters.get(f"{cls.__module__}.{cls.__qualname__}")
-        if adapter is not None:
-            return adapter
-    return OPEN if callable(getattr(type(obj), "fileno", None)) else None
+    """The adapter of an object's type, or of its nearest base that has one; OPEN for another type with a fileno()."""
+    cls, known = type(obj), _by_type  # a registration replaces it
+    try:
+        return known[cls]
+    except KeyError:
+        adapter = known[cls] = _find(cls)
+        return adapter
+
+
+def _find(cls: type) -> Adapter | None:
+    for base in cls.__mro__:
+        name = f"{base.__module__}.{base.__qualname__}"
+        package = name.partition(".")[0]
+        if package not in _imported:
+            _import_adapters(package)
+        for adapters in (_registered, _own):
+            adapter = adapters.get(base) or adapters.get(name)
+            if adapter is not None:
+                return adapter
+    return OPEN if callable(getattr(cls, "fileno", None)) else None
+
+
+def _import_adapters(package: str) -> None:
+    module = f"{__package__}.{_ALIASES.get(package, package)}"
+    try:
+        if package.isidentifier():
+            _own.update(getattr(importlib.import_module(module), "ADAPTERS", {}))
+    except ModuleNotFoundError as error:
+        if error.name != module:
+            raise
+    _imported.add(package)
 
 
 def _locks_of(obj: Any) -> list[Any]:
@@ -88,47 +125,3 @@ def _locks_of(obj: Any) -> list[Any]:
 
 
 OPEN = Adapter(_locks_of, connections=lambda obj: [obj])  # psycopg's connections have a lock, for one
-
-
-def drained(items: Any) -> list[Any]:
-    """What lies in a queue, which is empty then. For a child: nobody else is there to put or to get."""
-    taken = []
-    with contextlib.suppress(queue.Empty):
-        while True:
-            taken.append(items.get_nowait())
-    return taken
-
-
-def part(*names: str) -> Callable[[Any], list[Any]]:
-    """parts= for objects that keep them in these attributes."""
-    return lambda obj: [getattr(obj, name) for name in names if getattr(obj, name, None) is not None]
-
-
-def _reinit(lock: Any) -> None:
-    lock._at_fork_reinit()
-
-
-def _refill(barrier: Any) -> None:
-    if barrier._state in (-1, 0, 1):  # a broken one stays broken
-        barrier._state = barrier._count = 0
-
-
-def _register_standard_types() -> None:
-    nothing = Adapter()
-    _adapters.update(dict.fromkeys((locks.Lock, locks.RLock, locks.Semaphore, locks.BoundedSemaphore), nothing))
-    _adapters.update(dict.fromkeys((locks.Condition, locks.Barrier, locks.Event), Adapter(part("_lock", "_cond"))))
-    # A Lock that was forked without hooks is left alone once others may hold it.
-    register_adapter(_LockType, held=lambda lock: lock.locked() and is_single_threaded(), reset=_reinit)
-    register_adapter(_RLockType, held=lambda lock: lock._is_owned(), reset=_reinit)
-    register_adapter(threading._PyRLock, held=lambda lock: lock._is_owned(), reset=_reinit)  # type: ignore[attr-defined]
-    register_adapter(threading.Condition, parts=part("_lock"), reset=lambda condition: condition._waiters.clear())
-    register_adapter(threading.Event, parts=part("_cond"))
-    register_adapter(threading.Semaphore, parts=part("_cond"))
-    register_adapter(threading.Barrier, parts=part("_cond"), reset=_refill)
-    register_adapter(queue.Queue, parts=part("mutex", "not_empty", "not_full", "all_tasks_done"))
-    register_adapter(logging.Handler, parts=part("lock"))
-    if sys.version_info < (3, 12):
-        register_adapter(functools.cached_property, parts=part("lock"))
-
-
-_register_standard_types()

@@ -1,11 +1,9 @@
-"""urllib3's pools, and so those of requests and botocore, and httpx's: in a child, all their slots are free.
+"""The adapter for urllib3's pools, which requests and botocore use: in a child, all slots of a pool are free.
 
-Guarantees: a pool that was protected before the fork hands out as many connections in a child as it was made for, also
-those that threads which vanished had checked out; a child would wait for these in vain. All are new ones. What was
-idle is kept alive and never closed.
+Guarantees: in a child, a protected pool hands out as many connections as it was made for, all of them new, including
+those that threads of the parent had checked out. What was idle is kept alive and never closed.
 
-Why that survives fork: a pool of urllib3 keeps its slots in a queue, one of httpx in two lists; in the child it is
-given others.
+Why that survives fork: a pool keeps its slots in a queue; the child gives it another one.
 
 Not covered: a response that the forking thread had not read to its end: in the child it ends early.
 """
@@ -15,18 +13,17 @@ from __future__ import annotations
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from forksafe.adapters.registry import part, register_adapter
+from forksafe.adapters.registry import Adapter
 from forksafe_core import atfork
 
-__all__ = ["renew"]
+__all__ = ["ADAPTERS"]
 
-_sizes: WeakKeyDictionary[Any, int] = WeakKeyDictionary()  # of the pools whose queues are ours
+_sizes: WeakKeyDictionary[Any, int] = WeakKeyDictionary()  # of the pools that have been renewed
 
 
-def renew(pool: Any) -> None:
-    """In a child: give this urllib3.HTTPConnectionPool, unless it is closed, new slots."""
+def _renew(pool: Any) -> None:
     inherited = pool.pool
-    if inherited is None:
+    if inherited is None:  # closed
         return
     atfork.keep_alive(inherited)
     slots = _sizes.setdefault(pool, inherited.maxsize)
@@ -37,29 +34,8 @@ def renew(pool: Any) -> None:
     pool.pool = fresh
 
 
-class _Requests(list[Any]):
-    """Those that a pool of httpx works on; one that the thread which forked still has is none of them in the child."""
-
-    def remove(self, request: Any) -> None:
-        if request in self:
-            super().remove(request)
-
-
-def _empty(pool: Any) -> None:
-    atfork.keep_alive((pool._connections, pool._requests))
-    pool._connections, pool._requests = [], _Requests()
-
-
-register_adapter("httpcore._synchronization.ThreadLock", parts=part("_lock"))
-for _name in ("httpcore.ConnectionPool", "httpcore.AsyncConnectionPool"):
-    register_adapter(
-        _name,
-        parts=part("_optional_thread_lock"),
-        connections=lambda pool: list(pool._connections),
-        reset=_empty,
-    )
-register_adapter(
-    "urllib3.connectionpool.HTTPConnectionPool",
-    connections=lambda pool: [pool.pool] if pool.pool is not None else [],
-    reset=renew,
-)
+ADAPTERS = {
+    "urllib3.connectionpool.HTTPConnectionPool": Adapter(
+        connections=lambda pool: [pool.pool] if pool.pool is not None else [], reset=_renew
+    ),
+}
