@@ -4,8 +4,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import weakref
 
 import pytest
+
+from forksafe.adapters import registry
+
+
+@pytest.fixture
+def registrations(monkeypatch):
+    """What the test registers is forgotten after it."""
+    monkeypatch.setattr(registry, "_registered", dict(registry._registered))
+    monkeypatch.setattr(registry, "_by_type", weakref.WeakKeyDictionary())
 
 
 @pytest.fixture(params=[False, True], ids=["plain", "TLS"])

@@ -210,8 +210,8 @@ def test_uninstall_leaves_the_class_as_it_was():
         before = vars(concurrent.futures.ThreadPoolExecutor)["__init__"]
         import forksafe
         forksafe.install()
-        from forksafe.patching import install as patching
-        assert "concurrent.futures.thread.ThreadPoolExecutor" in patching.report().watched
+        from forksafe.patching.install import report
+        assert "concurrent.futures.thread.ThreadPoolExecutor" in report().watched
         assert vars(concurrent.futures.ThreadPoolExecutor)["__init__"] is not before
         forksafe.uninstall()
         assert vars(concurrent.futures.ThreadPoolExecutor)["__init__"] is before

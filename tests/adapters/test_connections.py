@@ -110,11 +110,12 @@ def test_a_fork_inside_a_hook_forgets_nothing_of_the_outer_one(busy):
     assert inner == [True]
 
 
-def test_an_adapter_that_fails_leaves_the_others_protected(pair, busy, monkeypatch):
+def test_adapter_raises(pair, busy, monkeypatch, registrations):
+    """An adapter that raises is reported, and the other objects are protected nevertheless."""
     failing = []
 
     class Mine(Holder):
-        """Of other tests' there may be some that nobody has collected yet."""
+        """Not Holder itself: instances of other tests may not have been collected yet."""
 
     def parts(obj):
         if failing:
@@ -124,18 +125,13 @@ def test_an_adapter_that_fails_leaves_the_others_protected(pair, busy, monkeypat
     forksafe.register_adapter(Mine, parts=parts, reset=lambda obj: 1 / 0)
     reported = []
     monkeypatch.setattr("sys.unraisablehook", lambda unraisable: reported.append(unraisable.exc_type))
-    try:
-        first = forksafe.protect(Mine())
-        lock = forksafe.protect(threading.Lock())
-        busy(lock.acquire, lock.release)
-        assert run_in_child(lambda: (lock.acquire(timeout=1), reported)) == (True, [ZeroDivisionError])
-        failing.append(1)
-        assert run_in_child(lambda: (lock.acquire(timeout=1), reported)) == (True, [ValueError, ValueError])
-        forksafe.unprotect(first)
-    finally:
-        from forksafe.adapters import registry as adapters
-
-        del adapters._adapters[Mine]
+    first = forksafe.protect(Mine())
+    lock = forksafe.protect(threading.Lock())
+    busy(lock.acquire, lock.release)
+    assert run_in_child(lambda: (lock.acquire(timeout=1), reported)) == (True, [ZeroDivisionError])
+    failing.append(1)
+    assert run_in_child(lambda: (lock.acquire(timeout=1), reported)) == (True, [ValueError, ValueError])
+    forksafe.unprotect(first)
 
 
 def test_unprotect_leaves_the_flags_of_others(pair):
@@ -149,31 +145,27 @@ def test_unprotect_leaves_the_flags_of_others(pair):
     assert not atfork.is_flagged(b.fileno())
 
 
-def test_nothing_is_half_protected_when_watching_fails(pair):
-    from forksafe.adapters import protect as protecting
+def test_watch_raises(pair, registrations):
+    """Nothing is half protected when watch= raises."""
+    from forksafe.adapters.protect import _protected
 
     def watch(obj, flag):
         flag(obj.things[0])
         raise ValueError("watch")
 
     forksafe.register_adapter(Holder, connections=lambda obj: obj.things, watch=watch)
-    gc.collect()  # others' objects must not go meanwhile
-    before = len(protecting._protected)
+    gc.collect()  # so that other tests' objects do not go now
+    before = len(_protected)
     holder = Holder(pair[0])
-    try:
-        with pytest.raises(ValueError, match="watch"):
-            forksafe.protect(holder)
-    finally:
-        from forksafe.adapters import registry as adapters
-
-        del adapters._adapters[Holder]
-    assert len(protecting._protected) == before
+    with pytest.raises(ValueError, match="watch"):
+        forksafe.protect(holder)
+    assert len(_protected) == before
     assert not atfork.is_flagged(pair[0].fileno())
 
 
-def test_nothing_open_is_an_error(pair):
+def test_protect_nothing_open(pair):
     a, _ = pair
     a.close()
     for nothing in (a, io.StringIO()):
-        with pytest.raises(TypeError, match="knows nothing it could do"):
+        with pytest.raises(TypeError, match="can do nothing for"):
             forksafe.protect(nothing)

@@ -141,7 +141,7 @@ def test_a_process_of_multiprocessing(pool, executor):
 def test_verbose(pool, executor, capsys):
     for each in (pool, executor):
         forksafe.protect(each, verbose=True)
-    assert capsys.readouterr().err.count(": put right in children") == 2
+    assert capsys.readouterr().err.count(": reset in children") == 2
 
 
 def test_signal_handler_that_forks_while_waiting(pool, tmp_path):

@@ -177,23 +177,23 @@ def test_an_attribute_that_is_replaced_later_counts(busy):
 
 
 def test_held_weakly():
-    from forksafe.adapters import protect as protecting
+    from forksafe.adapters.protect import _protected
 
     gc.collect()
-    before = len(protecting._protected)
+    before = len(_protected)
     obj = forksafe.protect(queue.Queue())
-    assert len(protecting._protected) == before + 1
+    assert len(_protected) == before + 1
     del obj
     gc.collect()
-    assert len(protecting._protected) == before
+    assert len(_protected) == before
 
 
 def test_protecting_twice_is_once():
-    from forksafe.adapters import protect as protecting
+    from forksafe.adapters.protect import _protected
 
-    before = len(protecting._protected)
+    before = len(_protected)
     lock = forksafe.protect(forksafe.protect(threading.Lock()))
-    assert len(protecting._protected) == before + 1
+    assert len(_protected) == before + 1
     forksafe.unprotect(lock)
 
 
@@ -230,7 +230,7 @@ def test_adapter_for_another_type(busy):
 
 
 def test_bad_input():
-    with pytest.raises(TypeError, match=r"knows nothing it could do for a builtins\.dict"):
+    with pytest.raises(TypeError, match=r"can do nothing for a builtins\.dict"):
         forksafe.protect({})
     with pytest.raises(TypeError, match=r"SimpleQueue keeps its lock where Python cannot reach it"):
         forksafe.protect(queue.SimpleQueue())

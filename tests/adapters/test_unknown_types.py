@@ -39,8 +39,8 @@ def test_an_unknown_object_is_looked_through(client, busy, capsys):
     transport = client.transports["main"][0]
     assert forksafe.protect(client, verbose=True) is client
     said = capsys.readouterr().err
-    assert "socket.socket: its connections dead there" in said
-    assert "_thread.lock: put right in children" in said
+    assert "socket.socket: its connections are dead there" in said
+    assert "_thread.lock: reset in children" in said
     assert f"dead in children: [{transport.sock.fileno()}]" in said
     busy(client.lock.acquire, client.lock.release)
     busy(transport.lock.acquire, transport.lock.release)
@@ -57,17 +57,12 @@ def test_control_an_unknown_object(client, busy):
     assert_child_hangs(lambda: client.lock.acquire(), "test_unknown_types.py")
 
 
-def test_an_adapter_by_name_for_another_library(client):
+def test_adapter_by_name(client, registrations):
     name = f"{__name__}.Client"
     with pytest.raises(TypeError, match="takes a callable"):
         forksafe.register_adapter(name, connections=3)
     with pytest.raises(TypeError, match="its dotted name"):
         forksafe.register_adapter("Client")
     forksafe.register_adapter(name, connections=lambda obj: [obj.transports["main"][0].sock])
-    try:
-        forksafe.protect(client)
-        assert run_in_child(lambda: client.transports["main"][0].sock.recv(1)) == b""
-    finally:
-        from forksafe.adapters import registry as adapters
-
-        del adapters._adapters[name]
+    forksafe.protect(client)
+    assert run_in_child(lambda: client.transports["main"][0].sock.recv(1)) == b""

@@ -232,12 +232,12 @@ def test_installing_twice_adding_and_uninstalling(tmp_path, session_server):
         forksafe.install(connections=True); assert is_flagged()
         forksafe.install(connections=True); assert is_flagged()
         forksafe.install(); assert is_flagged()
-        assert forksafe.patching.report().connections
+        assert forksafe.patching.install.report().connections
         before = s.create_connection(("127.0.0.1", int(sys.argv[1])))
         forksafe.uninstall(); assert not is_flagged()
         assert atfork.is_flagged(before.fileno()) and sys.meta_path == meta_path
         forksafe.install(); assert not is_flagged()
-        assert not forksafe.patching.report().connections
+        assert not forksafe.patching.install.report().connections
         forksafe.install(connections=True); assert is_flagged()
         forksafe.uninstall(); forksafe.uninstall(); assert not is_flagged()
         forksafe.install(connections=False); assert not is_flagged()

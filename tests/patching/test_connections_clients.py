@@ -179,7 +179,7 @@ CLOSES = """
 driver = DRIVERS[sys.argv[1]](server, tls=sys.argv[2] == "tls")
 connection = driver.connect()
 session = driver.session(connection)
-assert atfork.is_flagged(driver.descriptor(connection)) or not forksafe.patching.report().connections
+assert atfork.is_flagged(driver.descriptor(connection)) or not forksafe.patching.install.report().connections
 def child():
     try:
         driver.begin(connection, "a child's")
@@ -190,7 +190,7 @@ def child():
     except Exception:
         pass
     own = driver.connect()
-    assert atfork.is_flagged(driver.descriptor(own)) or not forksafe.patching.report().connections
+    assert atfork.is_flagged(driver.descriptor(own)) or not forksafe.patching.install.report().connections
     return driver.session(own)
 childs = in_child(child, FORKS[sys.argv[3]])
 assert driver.session(connection) == session != childs

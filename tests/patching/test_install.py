@@ -81,7 +81,7 @@ def test_uninstall_puts_everything_back(tmp_path):
             changed = {key for key in old if vars(module).get(key) is not old[key]}
             assert not changed, (module, changed)
         assert sys.meta_path == meta
-        assert forksafe.patching.report() == forksafe.patching.Report()
+        assert forksafe.patching.install.report() == forksafe.patching.install.Report()
         forksafe.install(connections=True)
         forksafe.uninstall()
         for module, old in zip(modules, before):
@@ -214,7 +214,7 @@ def test_existing_objects_of_the_standard_library_are_taken_care_of(tmp_path):
         lock = threading.Lock()
         old = queue.SimpleQueue()
         forksafe.install()
-        report = forksafe.patching.report()
+        report = forksafe.patching.install.report()
         assert type(tempfile._once_lock) is forksafe.Lock and "tempfile._once_lock" in report.exchanged
         assert type(logging._lock) is forksafe.RLock and "logging._lock" in report.exchanged
         assert "a logging.StreamHandler" in report.protected and "a queue.Queue" in report.protected

@@ -1,4 +1,4 @@
-"""when_imported(): called once a module's code has run, without the import being any different."""
+"""post_import.register(): called once a module's code has run, without the import being any different."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from support.programs import python, script, succeeds
 
 PRELUDE = """
 import importlib, importlib.util, sys, threading
-from forksafe.patching.post_import import forget, when_imported
+from forksafe.patching import post_import
 seen = []
 def note(module):
     seen.append((module.__name__, module.value))
@@ -39,7 +39,7 @@ def test_now_later_and_again(program):
     program("""
         import one
         for name in ("one", "two", "package.three", "no.such"):
-            when_imported(name, note)
+            post_import.register(name, note)
         assert seen == [("one", 1)]
         import two, package.three
         assert seen[1:] == [("two", 2), ("package.three", "package.three")]
@@ -52,7 +52,7 @@ def test_now_later_and_again(program):
 
 def test_the_importer_finds_it_done(program):
     program("""
-        when_imported("one", lambda module: setattr(module, "value", 10))
+        post_import.register("one", lambda module: setattr(module, "value", 10))
         import two
         assert two.value == 11
     """)
@@ -66,7 +66,7 @@ def test_the_module_and_its_loader_are_the_interpreters(program):
         import one
         without = look(one)
         del sys.modules["one"]
-        when_imported("one", note)
+        post_import.register("one", note)
         found = importlib.util.find_spec("one")
         assert type(found.loader) is without[1] and found.origin == without[0].origin and seen == []
         import one
@@ -77,9 +77,9 @@ def test_the_module_and_its_loader_are_the_interpreters(program):
 def test_forget(program):
     program("""
         finders = list(sys.meta_path)
-        when_imported("one", note)
+        post_import.register("one", note)
         spec = importlib.util.find_spec("one")
-        forget([note]); forget([note])
+        post_import.unregister([note]); post_import.unregister([note])
         assert sys.meta_path == finders
         import one
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
@@ -91,8 +91,8 @@ def test_several_wait_and_one_raises(program):
     program("""
         reported = []
         sys.unraisablehook = lambda unraisable: reported.append(unraisable.exc_type)
-        when_imported("one", lambda module: 1 / 0)
-        when_imported("one", note)
+        post_import.register("one", lambda module: 1 / 0)
+        post_import.register("one", note)
         import one
         assert one.value == 1 and seen == [("one", 1)] and reported == [ZeroDivisionError]
     """)
@@ -103,7 +103,7 @@ def test_a_module_that_fails_is_not_there(program):
         import pathlib
         fails = pathlib.Path(__file__).parent / "fails.py"
         fails.write_text("import nothing_of_the_kind")
-        when_imported("fails", note)
+        post_import.register("fails", note)
         for _ in range(2):
             try:
                 import fails
@@ -131,12 +131,12 @@ def test_beside_another_finder_that_asks_all_others(program):
                 finally:
                     self.busy = False
         for first in (True, False):
-            when_imported("one", note)
+            post_import.register("one", note)
             sys.meta_path.insert(0 if first else 1, Other())
             import one
             assert seen == [("one", 1)], seen
             del sys.meta_path[0 if first else 1], sys.modules["one"]
-            seen.clear(); forget([note])
+            seen.clear(); post_import.unregister([note])
     """)
 
 
@@ -148,8 +148,8 @@ def test_modules_in_a_zip_file_share_a_loader(program, tmp_path):
     program("""
         import os
         sys.path.insert(0, os.path.join(os.path.dirname(__file__), "modules.zip"))
-        when_imported("first", note)
-        when_imported("third", note)
+        post_import.register("first", note)
+        post_import.register("third", note)
         import first, second, third
         assert seen == [("first", "first"), ("third", "third")] and second.value == "second"
     """)
@@ -157,7 +157,7 @@ def test_modules_in_a_zip_file_share_a_loader(program, tmp_path):
 
 def test_threads_that_import_the_same(program):
     program("""
-        when_imported("two", note)
+        post_import.register("two", note)
         threads = [threading.Thread(target=importlib.import_module, args=["two"]) for _ in range(8)]
         for thread in threads: thread.start()
         for thread in threads: thread.join(20)

@@ -166,7 +166,8 @@ def _disown_manager(manager: Any) -> None:
     disown_threads([manager])
     manager.processes = {}
     manager.shutdown_lock = threading.Lock()
-    if manager is threading.current_thread():  # a callback has forked; this thread calls executor_reference() next
+    here: Any = threading.current_thread()
+    if manager is here:  # a callback has forked; this thread calls executor_reference() next
         end_with_thread(manager)
         manager.executor_reference = end_process
     else:

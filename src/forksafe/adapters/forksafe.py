@@ -8,7 +8,7 @@ from forksafe.adapters.registry import Adapter
 
 __all__ = ["ADAPTERS"]
 
-ADAPTERS = {
+ADAPTERS: dict[object, Adapter] = {
     **dict.fromkeys((locks.Lock, locks.RLock, locks.Semaphore, locks.BoundedSemaphore), Adapter()),
     **dict.fromkeys((locks.Condition, locks.Barrier, locks.Event), Adapter(part("_lock", "_cond"))),
     # These are derived from concurrent.futures' executors.

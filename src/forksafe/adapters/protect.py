@@ -1,17 +1,15 @@
 """protect(): objects that exist already, made usable in children.
 
-Guarantees, in a child: a protected standard lock is reinitialised unless the thread that forked provably held it: an
-RLock names its owner; a Lock does not, so it is kept only where the forking process had no other thread. The waiters
-that conditions and queues remember are forgotten, for their threads vanished. What a queue holds, an event's flag and
-a semaphore's count stay. Connections are tombstones before any Python runs, and what kept them, an engine, pool or
-client of a known kind (adapters.py, library_adapters.py), is usable with connections of the child's own.
+Guarantees, in a child: what a protected object has open is a tombstone before any Python runs. Then the object, and
+each part of it that has an adapter, is reset, unless the thread that forked provably held it: see the adapters. An
+object of no known type is protected by what it leads to: locks, queues, sockets, clients.
 
-Of an object of no known kind, whatever of these it leads to is protected: its locks, queues, sockets and clients.
-Objects are held weakly and looked through again at each fork, so that what they are given later counts too.
+Why that survives fork: objects are held weakly and searched again before each fork, so that what they are given later
+counts too. After a fork by C the child does so at its first use of forksafe.
 
-Not covered: data that was being changed when its holder vanished (forksafe.Lock(hold=True) is for that); a
-queue.SimpleQueue, whose lock Python cannot reach (install() replaces the type); connections that an unknown object
-opened since it was protected, in a fork made by C, before which nothing can look.
+Not covered: data that was being changed when its thread vanished (forksafe.Lock(hold=True) is for that). A
+queue.SimpleQueue, whose lock Python cannot reach (install() replaces the type). Connections that an object of no known
+type opened since it was protected, in a fork by C.
 """
 
 from __future__ import annotations
@@ -19,21 +17,13 @@ from __future__ import annotations
 import functools
 import sys
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from forksafe.adapters import (  # noqa: F401  # for the adapters that they register
-    asyncio,
-    concurrent_futures,
-    logging,
-    loky,
-    multiprocessing,
-    sqlalchemy,
-    urllib3,
-)
 from forksafe.adapters.registry import OPEN, Adapter, adapter_of, register_adapter
-from forksafe.atfork.hooks import register_at_fork
-from forksafe.descriptors import search as finding
+from forksafe.atfork.participants import Participants
+from forksafe.descriptors import search
 from forksafe.introspection.exemptions import exempt_objects
 from forksafe_core import atfork
 
@@ -42,44 +32,62 @@ __all__ = ["Adapter", "protect", "register_adapter", "unprotect"]
 T = TypeVar("T")
 
 
+@dataclass(frozen=True)
+class _Part:
+    """A protected object, or an object that one consists of. found: its descriptors, if its type is unknown."""
+
+    obj: Any
+    adapter: Adapter | None
+    found: search.Found | None
+    parts: Iterator[Any]
+
+    def is_held(self) -> bool:
+        return self.adapter is not None and self.adapter.held is not None and bool(self.adapter.held(self.obj))
+
+
 class _Protection:
-    """What is remembered of one protected object."""
+    """What is kept for one protected object."""
 
-    __slots__ = ("begun", "flagged", "found", "reference", "undo")
+    __slots__ = ("files", "flagged", "undo", "watched")
 
-    def __init__(self, reference: Callable[[], Any]) -> None:
-        self.reference = reference
-        self.begun: dict[int, Any] = {}  # what it consisted of when last looked at, by id
-        self.found: dict[int, finding.Found] = {}
-        self.flagged: set[int] = set()  # by this protection, and by nobody before
+    def __init__(self) -> None:
+        self.files: dict[int, tuple[str, ...]] = {}  # by id: the names of files that were found in an object
+        self.flagged: set[int] = set()  # by this protection, not before
         self.undo: list[Callable[[], object]] = []
+        self.watched: dict[int, Callable[[], Any]] = {}  # by id
 
-    def flag(self, obj: object, at_fork: bool = False) -> None:
-        """In children, what this has open is dead. At a fork nobody is asked who could be busy in another thread."""
+    def flag(self, obj: object, found: search.Found | None = None) -> None:
+        """In children, what this has open is dead."""
         if isinstance(obj, int):
-            found = finding.Found((obj,))
-        else:
-            found = finding.find(obj, self.found.get(id(obj), finding.Found()) if at_fork else None)
-            self.found[id(obj)] = found
+            found = search.Found((obj,))
+        elif found is None:
+            found = search.find(obj)
+        if found.files:
+            self.files[id(obj)] = found.files
         for descriptor in found.descriptors:
             try:
                 if not atfork.is_flagged(descriptor):
                     atfork.flag(descriptor)
                     self.flagged.add(descriptor)
-            except OSError:  # closed meanwhile
+            except OSError:  # closed since it was found
                 continue
 
-    def look(self, obj: Any, at_fork: bool = False) -> None:
-        """Flag what an object has open, and have it tell what it opens from now on, where it can."""
-        adapter = adapter_of(obj)
-        if adapter is not None and adapter.watch is not None and self.begun.get(id(obj), dead)() is not obj:
-            self.undo.append(adapter.watch(obj, self.flag))
-            self.begun[id(obj)] = weakref.ref(obj)
+    def find(self, obj: object) -> search.Found:
+        """What an object has open at a fork. An object that another thread may be using is not called."""
+        return search.find(obj, search.Found(files=self.files.get(id(obj), ())))
+
+    def look(self, part: _Part, at_fork: bool = False) -> None:
+        """Flag what a part has open, and have it tell what it opens from now on, where it can."""
+        obj, adapter = part.obj, part.adapter
         if adapter is None:
-            self.flag(obj, at_fork)
-        elif adapter.connections is not None:
-            for each in adapter.connections(obj):
-                self.flag(each, at_fork)
+            self.flag(obj, part.found)
+            return
+        watched = self.watched.get(id(obj))
+        if adapter.watch is not None and (watched is None or watched() is not obj):
+            self.undo.append(adapter.watch(obj, self.flag))
+            self.watched[id(obj)] = weakref.ref(obj)
+        for each in adapter.connections(obj) if adapter.connections is not None else ():
+            self.flag(each, self.find(each) if at_fork and not isinstance(each, int) else None)
 
     def end(self) -> None:
         for undo in self.undo:
@@ -88,72 +96,57 @@ class _Protection:
             atfork.unflag(descriptor)
 
 
-def dead() -> None:
-    """What a weak reference to nothing gives."""
-
-
-_protected: dict[int, _Protection] = {}
-_held_at_fork: list[set[int]] = []  # ids, of the forks under way; empty where no `before` hook could look
-_watching = False
-
-
 def protect(obj: T, *, verbose: bool = False) -> T:
     """Make an object that exists already usable in children; returns it.
 
     Takes standard locks, conditions, events, semaphores, barriers, queues and logging handlers; anything open with a
-    fileno(); engines, pools, sessions, clients and event loops of known kinds; and any object that leads to some of
-    these. On a class, as a decorator: each instance, once it is made. verbose: say on stderr what was found.
+    fileno(); engines, pools, sessions, clients and event loops of known types; and any object that leads to some of
+    these. On a class, as a decorator: each instance, once it is made. verbose: print to stderr what was found.
     Objects are held weakly. TypeError if there is nothing that could be done.
     """
     if isinstance(obj, type):
         _protect_instances(obj)
         return obj
-    if adapter_of(obj) in (None, OPEN) and not _parts_of(obj) and not finding.find(obj).descriptors:
+    parts = _parts_of(obj)
+    top = parts[-1]
+    if len(parts) == 1 and top.adapter in (None, OPEN) and not (top.found or search.find(obj)).descriptors:
         raise TypeError(_nothing_to_do(obj))
-    _remember(obj)
+    protection = _remember(obj, parts)
     if verbose:
-        _explain(obj)
+        print(_explanation(parts, protection), file=sys.stderr)
     return obj
 
 
 def unprotect(obj: T) -> T:
     """Undo protect(obj); returns it. ValueError if it is not protected."""
-    if not _is_protected(obj):
+    protection = _protected.get(obj)
+    if protection is None:
         raise ValueError(f"unprotect(): this {type(obj).__name__} is not protected")
-    _protected.pop(id(obj)).end()
+    _protected.discard(obj)
+    protection.end()
     return obj
 
 
-def _is_protected(obj: Any) -> bool:
-    protection = _protected.get(id(obj))
-    return protection is not None and protection.reference() is obj
-
-
-exempt_objects(_is_protected)
-
-
-def _remember(obj: Any) -> None:
-    global _watching
-    key = id(obj)
-    if _is_protected(obj):
-        return
+def _remember(obj: Any, parts: list[_Part]) -> _Protection:
+    protection: _Protection | None = _protected.get(obj)
+    if protection is not None:
+        return protection
+    protection = _Protection()
     try:
-        protection = _Protection(weakref.ref(obj, lambda _: _protected.pop(key, None)))
+        _protected.add(obj, protection)
     except TypeError:
         raise TypeError(
             f"protect(): a {type(obj).__name__} cannot be referred to weakly; add '__weakref__' to its __slots__, or "
             "protect the locks in it, and use close_on_fork() for what it has open"
         ) from None
     try:
-        for each in _taken_apart(obj):
-            protection.look(each)
+        for part in parts:
+            protection.look(part)
     except BaseException:
+        _protected.discard(obj)
         protection.end()
         raise
-    _protected[key] = protection
-    if not _watching:
-        _watching = True
-        register_at_fork(before=_look, after_in_parent=_forget_look, after_in_child=_reset_all)
+    return protection
 
 
 def _protect_instances(cls: type) -> None:
@@ -166,7 +159,8 @@ def _protect_instances(cls: type) -> None:
     @functools.wraps(make)
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
         make(self, *args, **kwargs)
-        _remember(self)
+        if self not in _protected:
+            _remember(self, _parts_of(self))
 
     cls.__init__ = __init__  # type: ignore[misc]
 
@@ -179,108 +173,104 @@ def _nothing_to_do(obj: Any) -> str:
             "forksafe.install(), or use queue.Queue"
         )
     return (
-        f"protect() knows nothing it could do for a {name}: it is no lock, condition, event, semaphore, barrier, "
-        "queue or logging handler, has nothing open, and leads to nothing of the kind; register_adapter() and "
-        "register_finder() teach it more"
+        f"protect() can do nothing for a {name}: it is no lock, condition, event, semaphore, barrier, queue or logging "
+        "handler, has nothing open, and leads to no such object; for other types use register_adapter() and "
+        "register_finder()"
     )
 
 
-def _explain(obj: Any) -> None:
-    name = f"{type(obj).__module__}.{type(obj).__qualname__}"
-    lines = [f"forksafe: protect({name}):"]
-    for each in _taken_apart(obj):
-        adapter = adapter_of(each)
-        if adapter is not None:
-            does = [what for what in ("reset", "connections", "watch") if getattr(adapter, what) is not None]
-            means = {
-                "reset": "put right in children",
-                "connections": "its connections dead there",
-                "watch": "new ones too",
-            }
-            said = ", ".join(means[what] for what in does) or "needs nothing"
-            lines.append(f"  a {type(each).__module__}.{type(each).__qualname__}: {said}")
-    descriptors = sorted(_protected[id(obj)].flagged)
-    lines.append(f"  descriptors that are dead in children: {descriptors or 'none now'}")
-    found = finding.find(obj) if adapter_of(obj) is None else finding.Found()
+def _explanation(parts: list[_Part], protection: _Protection) -> str:
+    names = [f"{type(part.obj).__module__}.{type(part.obj).__qualname__}" for part in parts]
+    lines = [f"forksafe: protect({names[-1]}):"]
+    for part, name in zip(parts, names, strict=True):
+        if part.adapter is not None:
+            does = ["reset in children"] if part.adapter.reset else []
+            if part.adapter.connections:
+                does.append(f"its connections {'and later ones ' if part.adapter.watch else ''}are dead there")
+            lines.append(f"  a {name}: {', '.join(does) or 'needs nothing'}")
+    lines.append(f"  descriptors that are dead in children: {sorted(protection.flagged) or 'none now'}")
+    found = parts[-1].found or search.Found()
     if found.cut_short:
-        lines.append("  it leads to too many objects: not all were looked at")
+        lines.append("  it leads to too many objects: some were not searched")
     lines += [f"  not found: the descriptors of a {type(each).__qualname__}" for each in found.opaque]
-    print("\n".join(lines), file=sys.stderr)
+    return "\n".join(lines)
 
 
-def _parts_of(obj: Any) -> Iterable[Any]:
-    """What an object of no known kind leads to, and can be dealt with."""
-    return [each for each in finding.reachable(obj) if each is not obj and adapter_of(each) is not None]
+def _parts_of(top: Any, find: Callable[[Any], search.Found | None] = search.find) -> list[_Part]:
+    """A protected object and what it consists of, each after its own parts."""
 
-
-def _taken_apart(top: Any) -> list[Any]:
-    """A protected object and what it consists of, parts first."""
-    found: list[Any] = []
-    seen: set[int] = set()
-
-    def visit(obj: Any) -> None:
-        if id(obj) in seen:
-            return
-        seen.add(id(obj))
+    def part(obj: Any) -> _Part:
         adapter = adapter_of(obj)
-        parts = _parts_of(obj) if adapter is None else adapter.parts(obj) if adapter.parts else ()
-        for each in parts:
-            visit(each)
-        found.append(obj)
+        if adapter is not None:
+            return _Part(obj, adapter, None, iter(adapter.parts(obj) if adapter.parts else ()))
+        known = [each for each in search.reachable(obj) if each is not obj and adapter_of(each) is not None]
+        return _Part(obj, None, find(obj), iter(known))
 
-    visit(top)
-    return found
+    done: list[_Part] = []
+    seen = {id(top)}
+    path = [part(top)]
+    while path:
+        for each in path[-1].parts:  # goes on where it stopped
+            if id(each) not in seen:
+                seen.add(id(each))
+                path.append(part(each))
+                break
+        else:
+            done.append(path.pop())
+    return done
 
 
-def _everything() -> list[tuple[_Protection, Any]]:
-    """Every protected object and what it consists of, each once, parts first."""
-    seen: set[int] = set()
-    found = []
-    for protection in list(_protected.values()):
-        top = protection.reference()
-        try:
-            parts = _taken_apart(top) if top is not None else []
-        except Exception as error:  # of an adapter: the others still have their turn
-            atfork.write_unraisable(error, top)
+def _everything(objects: list[Any], in_child: bool) -> list[tuple[_Protection, _Part]]:
+    """These protected objects and what they consist of, each once, after its own parts."""
+    everything: dict[int, tuple[_Protection, _Part]] = {}
+    for obj in objects:
+        protection: _Protection | None = _protected.get(obj)
+        if protection is None:  # unprotected since
             continue
-        for obj in parts:
-            if id(obj) not in seen:
-                seen.add(id(obj))
-                found.append((protection, obj))
-    return found
+        try:
+            for part in _parts_of(obj, _find_nothing if in_child else protection.find):
+                everything.setdefault(id(part.obj), (protection, part))
+        except Exception as error:  # an adapter's; the other objects are still dealt with
+            atfork.write_unraisable(error, obj)
+    return list(everything.values())
 
 
-def _is_held(obj: Any) -> bool:
-    adapter = adapter_of(obj)
-    return bool(adapter and adapter.held and adapter.held(obj))
+def _find_nothing(_: object) -> None:
+    """In a child, what is open is the child's own."""
 
 
-def _look() -> None:
+_held_at_fork: list[set[int]] = []  # ids, of the forks under way; empty where no hook ran before the fork
+
+
+def _look(objects: list[Any]) -> None:
     held: set[int] = set()
     _held_at_fork.append(held)
-    for protection, obj in _everything():
+    for protection, part in _everything(objects, in_child=False):
         try:
-            protection.look(obj, at_fork=True)
-            if _is_held(obj):
-                held.add(id(obj))
+            protection.look(part, at_fork=True)
+            if part.is_held():
+                held.add(id(part.obj))
         except Exception as error:
-            atfork.write_unraisable(error, obj)
+            atfork.write_unraisable(error, part.obj)
 
 
-def _forget_look() -> None:
+def _forget_look(_: list[Any]) -> None:
     if _held_at_fork:
         _held_at_fork.pop()
 
 
-def _reset_all() -> None:
-    seen = _held_at_fork[-1] if _held_at_fork else None
+def _reset_all(objects: list[Any]) -> None:
+    held = _held_at_fork[-1] if _held_at_fork else None
     _held_at_fork.clear()
-    for protection, obj in _everything():
-        protection.flagged.clear()  # tombstones now, whose numbers are the child's
-        adapter = adapter_of(obj)
+    for protection, part in _everything(objects, in_child=True):
+        protection.flagged.clear()  # these are tombstones; their numbers are the child's
         try:
-            held = _is_held(obj) if seen is None else id(obj) in seen
-            if adapter is not None and adapter.reset is not None and not held:
-                adapter.reset(obj)
+            is_held = part.is_held() if held is None else id(part.obj) in held
+            if part.adapter is not None and part.adapter.reset is not None and not is_held:
+                part.adapter.reset(part.obj)
         except Exception as error:
-            atfork.write_unraisable(error, obj)
+            atfork.write_unraisable(error, part.obj)
+
+
+_protected = Participants(before=_look, after_in_parent=_forget_look, after_in_child=_reset_all, together=True)
+exempt_objects(_protected.__contains__)

@@ -28,7 +28,8 @@ __all__ = ["ADAPTERS"]
 
 
 def _watch(pool: Any, flag: Flag) -> Callable[[], object]:
-    made = vars(pool)["_forksafe_made"] = weakref.WeakSet()
+    made: weakref.WeakSet[Any] = weakref.WeakSet()
+    vars(pool)["_forksafe_made"] = made
 
     def flag_and_note(conn: Any) -> None:
         made.add(conn)

@@ -1,11 +1,11 @@
-"""Connections that the program opens, flagged on their own: for install(connections=True).
+"""Connections that the program opens, flagged as they are opened: for install(connections=True).
 
-Guarantees: in every child a tombstone lies over each connection that this program opened meanwhile
-  - by a Python socket that calls connect() or connect_ex(), seen by the audit event that precedes it, so that none is
-    connected before it is flagged;
+Guarantees: every child has a tombstone over each connection that this program opens
+  - by a Python socket that calls connect() or connect_ex(). The audit event precedes the call, so the socket is flagged
+    before it is connected;
   - by psycopg, psycopg2 or mysqlclient, whose sockets are libpq's and libmysqlclient's own: when they have connected,
-    and once more before each fork, for they may have reconnected since.
-What it belongs to is protected as soon as it is made, where protect() knows how: see _makers.
+    and again before each fork, for they may have reconnected since.
+An engine, pool, client or event loop in _hooks is protected as soon as it is made.
 
 Left alone: datagram sockets (to share one is harmless, and statsd and syslog clients have nothing but one); what was
 accepted, listens, or came from socketpair(), and pipes, so that prefork servers work; what multiprocessing connects
@@ -13,12 +13,12 @@ for itself, and a Client() of its own, which may be an argument of a forked Proc
 which only write, and would lose the first record in the child.
 
 Why that survives fork: the flags are in the C table, which children have too; in a child, and in its children, the
-audit hook and the changed classes go on.
+audit hook and the replaced classes stay.
 
-Not covered: connections that C code makes, but for those three drivers (uvloop, gRPC, ODBC, mysql-connector's C
+Not covered: connections that C code makes, except those three drivers' (uvloop, gRPC, ODBC, mysql-connector's C
 extension); instances of psycopg2's connection class made without psycopg2.connect(); a socket that one thread has made
-and not yet connected when another forks: nobody in the child knows it, but it is open there. keep_on_fork() is for
-programs that connect and let a child have the connection: daemons, and clients that fork for each one.
+and not yet connected when another forks: it is open in the child. keep_on_fork() is for programs that connect and let a
+child have the connection: daemons, and clients that fork for each one.
 """
 
 from __future__ import annotations
@@ -26,16 +26,15 @@ from __future__ import annotations
 import _socket
 import contextlib
 import sys
-import weakref
 from types import FrameType
 from typing import Any
 
 from forksafe.adapters.protect import protect
-from forksafe.atfork.hooks import Registration, register_at_fork
-from forksafe.descriptors import search as finding
+from forksafe.atfork.participants import Participants
+from forksafe.descriptors import search
 from forksafe.descriptors.close_on_fork import close_on_fork
 from forksafe.introspection.audit_hooks import PROBE, add_audit_hook, answer
-from forksafe.patching.instance_hooks import Kind, Makers
+from forksafe.patching.instance_hooks import Hook, InstanceHooks
 from forksafe_core import atfork
 
 __all__ = ["WATCHED", "install", "uninstall"]
@@ -52,30 +51,32 @@ _LEFT_ALONE = {
 _NEAR = 4  # frames from connect(): a function between, and what gevent puts there
 
 _on = False
-_registration: Registration | None = None
-_connections: dict[int, weakref.ref[Any]] = {}  # of drivers, by id
+
+
+def _forget(connection: object) -> None:
+    """In a child: a connection of the parent's need not be flagged again."""
+    _connections.discard(connection)
+
+
+_connections = Participants(before=search.flag, after_in_child=_forget)  # of drivers
 
 
 def install() -> None:
-    """From now on, flag what the program connects. Raises RuntimeError when another audit hook forbids to look."""
-    global _on, _registration
+    """From now on, flag what the program connects. RuntimeError if an audit hook of the program's forbids another."""
+    global _on
     if _on:
         return
     add_audit_hook(_audit, "install(connections=True)")
     _on = True
-    _registration = register_at_fork(before=_look_again, after_in_child=_connections.clear)
-    _makers.begin()
+    _hooks.install()
 
 
 def uninstall() -> None:
     """What is connected from now on is shared with children again; what is flagged stays flagged."""
-    global _on, _registration
+    global _on
     _on = False
-    _makers.end()
+    _hooks.uninstall()
     _connections.clear()
-    if _registration is not None:
-        _registration.unregister()
-        _registration = None
 
 
 def _audit(event: str, args: tuple[Any, ...]) -> None:
@@ -96,10 +97,10 @@ def _connects(sock: Any, frame: FrameType) -> None:
     except OSError as error:
         if error.errno is None:  # not ours: a signal handler's, as TimeoutError may be
             raise
-        return  # another thread has closed it meanwhile, or there is no memory: connect() will say
+        return  # another thread has closed it, or there is no memory: connect() will say so
     if not certain:
         with contextlib.suppress(ValueError):
-            close_on_fork(sock)  # which knows how to tell that it has been closed
+            close_on_fork(sock)  # it can tell when the socket has been closed
 
 
 def _is_left_alone(caller: FrameType) -> bool:
@@ -114,35 +115,27 @@ def _is_left_alone(caller: FrameType) -> bool:
     return False
 
 
-def _look_again() -> None:
-    for reference in list(_connections.values()):
-        connection = reference()
-        if connection is not None:
-            finding.flag(connection)
-
-
 def _connected(connection: Any) -> None:
     """A driver made this connection."""
-    key = id(connection)
-    _connections[key] = weakref.ref(connection, lambda _: _connections.pop(key, None))
-    found = finding.flag(connection)
+    _connections.add(connection)
+    found = search.flag(connection)
     if found.unknown:
-        finding.warn_unknown(connection, "forksafe run --connections", found, stacklevel=5)
+        search.warn_unknown(connection, "forksafe run --connections", found, stacklevel=5)
 
 
-_makers = Makers((
-    Kind("psycopg.connection", "BaseConnection", _connected),
-    Kind("psycopg2", "_connect", _connected, "extensions.connection"),
-    Kind("MySQLdb.connections", "Connection", _connected),
-    Kind("asyncio.selector_events", "BaseSelectorEventLoop", protect),
-    Kind("sqlalchemy.engine.base", "Engine", protect),
-    Kind("psycopg_pool.pool", "ConnectionPool", protect),
-    Kind("redis.connection", "ConnectionPool", protect),
-    Kind("peewee", "Database", protect),
-    Kind("urllib3.connectionpool", "HTTPConnectionPool", protect),
+_hooks = InstanceHooks((
+    Hook("psycopg.connection", "BaseConnection", _connected),
+    Hook("psycopg2", "_connect", _connected, "extensions.connection"),
+    Hook("MySQLdb.connections", "Connection", _connected),
+    Hook("asyncio.selector_events", "BaseSelectorEventLoop", protect),
+    Hook("sqlalchemy.engine.base", "Engine", protect),
+    Hook("psycopg_pool.pool", "ConnectionPool", protect),
+    Hook("redis.connection", "ConnectionPool", protect),
+    Hook("peewee", "Database", protect),
+    Hook("urllib3.connectionpool", "HTTPConnectionPool", protect),
 ))  # fmt: skip
 
 WATCHED = [
     "Python sockets that call connect(): streams, but multiprocessing's and logging's",
-    *map(str, _makers.kinds),
+    *map(str, _hooks.hooks),
 ]

@@ -1,13 +1,14 @@
 """Modules that a thread was importing when another thread forked: in the child they can be imported anew.
 
-The import system keeps, for each module being imported, a lock with its owner, and puts the half-made module into
-sys.modules. In a child the owner may have vanished: whoever imports that module there waits for ever; and letting
-the lock go is not enough, for the module would be used half made. So in the child such locks are let go and such
-modules taken out of sys.modules; when one is imported again, its code runs again, from the start, in the same
-module object. The same, as in importlib.reload: submodules that did load refer to it, and are attributes of it.
+Guarantees: a child neither waits for an import that a vanished thread had begun, nor uses a half-made module. When the
+module is imported again, its code runs again, from the start, in the same module object, as in importlib.reload():
+submodules that did load refer to it, and are attributes of it.
 
-Not covered: what the half-run code did outside its own module (a registry that refuses to be told twice); modules
-made by C code, which get a new object. Imports of the thread that forked itself go on as they were.
+Why that survives fork: the import system has a lock with its owner for each module being imported, and puts the
+half-made module into sys.modules. The child releases the locks of vanished threads, and removes their modules.
+
+Not covered: what the half-run code did outside its own module (a registry that takes a name once); modules made by C
+code, which get a new object. Imports of the thread that forked itself go on as they were.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ _bootstrap: Any = _importlib_bootstrap
 _half_made: dict[str, ModuleType] = {}
 
 
-class _Anew:
-    """A finder for modules that a vanished thread left half made, and the loader that goes on with them."""
+class _HalfMadeImporter:
+    """The finder of modules that a vanished thread left half made, and their loader, which wraps their own."""
 
     def __init__(self, loader: Any = None, module: ModuleType | None = None) -> None:
         self.loader = loader
@@ -37,9 +38,9 @@ class _Anew:
         module = _half_made.pop(name, None)
         if module is None:
             return None
-        spec = _bootstrap._find_spec(name, path)  # asks the other finders: this name is no longer ours
+        spec = _bootstrap._find_spec(name, path)  # asks the other finders, as this one no longer has the name
         if spec is not None and spec.has_location and not isinstance(spec.loader, ExtensionFileLoader):
-            spec.loader = _Anew(spec.loader, module)
+            spec.loader = _HalfMadeImporter(spec.loader, module)
         return spec
 
     def create_module(self, spec: Any) -> ModuleType | None:
@@ -51,11 +52,11 @@ class _Anew:
         self.loader.exec_module(module)
 
 
-_finder = _Anew()
+_finder = _HalfMadeImporter()
 
 
 def install() -> None:
-    """Have the finder asked first. cure() is to be called in children."""
+    """Put the finder first. Children call cure()."""
     if _finder not in sys.meta_path:
         sys.meta_path.insert(0, _finder)
 
@@ -66,7 +67,7 @@ def uninstall() -> None:
 
 
 def cure() -> None:
-    """In a child: let go the module locks of threads that vanished, and take their modules out of sys.modules."""
+    """In a child: release the module locks of threads that vanished, and remove their modules from sys.modules."""
     me = _thread.get_ident()
     # In a child that ran on for a while before this was called, threads of its own may be importing.
     alive = {me} if len(sys._current_frames()) == 1 else {me, *(thread.ident for thread in threading.enumerate())}
@@ -75,15 +76,15 @@ def cure() -> None:
         if lock is None:
             continue
         if lock.owner is not None and lock.owner not in alive:
-            _drop_half_made(name)
-            _let_go(lock)
+            _remove_half_made(name)
+            _release(lock)
         elif len(alive) == 1:
             _forget_waiters(lock)
     if len(alive) == 1:
         _forget_blocked(me)
 
 
-def _drop_half_made(name: str) -> None:
+def _remove_half_made(name: str) -> None:
     module = sys.modules.get(name)
     spec = getattr(module, "__spec__", None)
     if module is not None and getattr(spec, "_initializing", False):
@@ -92,14 +93,14 @@ def _drop_half_made(name: str) -> None:
         _half_made[name] = module
 
 
-def _let_go(lock: Any) -> None:
+def _release(lock: Any) -> None:
     lock.owner = None
     lock.count = type(lock.count)()  # a number; from CPython 3.12 on a list
     _forget_waiters(lock)
 
 
 def _forget_blocked(me: int) -> None:
-    """Which thread waits for which lock. This one's entry stays: it may be here because it imports just now."""
+    """Which thread waits for which lock. This one's entry stays, for it may be importing."""
     blocked = getattr(_bootstrap._blocking_on, "data", _bootstrap._blocking_on)  # from CPython 3.12 on, weak values
     for ident in [ident for ident in blocked if ident != me]:
         del blocked[ident]

@@ -3,13 +3,14 @@
 Guarantees: every name through which a Python program makes a lock is replaced, wherever it is bound: in threading,
 _thread and queue, and in each module (and its classes) that took such a name before. isinstance() with the types
 that were there before says yes to the new ones. What exists already and can be reached is protected, or exchanged
-while nobody can hold it; report() lists that, and what was left alone. Executors, pools of processes and logging's
-listeners are protected, those there are and those that are made. In children the imports and the standard streams that
-vanished threads were busy with are cured. uninstall() puts the names back. What the program connects to is dealt with
-by connecting.py, if that is asked for.
+while no thread can hold it; report() lists that, and what was left alone. Executors, pools of processes and logging's
+listeners are protected, those that exist and those that are made later. uninstall() puts the names back.
+
+Why that survives fork: the replaced names are the same in a child. There, the imports and standard streams that
+vanished threads were using are repaired: see imports.py and streams.py.
 
 Not covered: locks that C code makes for itself; names that a function keeps in a default or a closure. Objects made
-while installed stay forksafe's after uninstall().
+while installed stay forksafe's after uninstall(). What the program connects to: connections.py, on request.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import os
 import queue
 import sys
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
@@ -33,7 +35,7 @@ from forksafe.atfork.hooks import Registration, register_at_fork
 from forksafe.introspection.exemptions import set_installed
 from forksafe.introspection.lock_owners import COLLECTIONS, NO_OWNERS, describe, is_bookkeeping, locks_of_threads
 from forksafe.patching import imports, streams
-from forksafe.patching.instance_hooks import Kind, Makers
+from forksafe.patching.instance_hooks import Hook, InstanceHooks
 
 __all__ = ["Report", "install", "report", "uninstall"]
 
@@ -53,7 +55,7 @@ _REPLACEMENTS: list[tuple[Any, Any]] = [
     (threading.Semaphore, locks.Semaphore),
     (threading.BoundedSemaphore, locks.BoundedSemaphore),
     (threading.Barrier, locks.Barrier),
-    # The compiled queue has a lock of its own that nobody can repair; this one is made of a Semaphore.
+    # The compiled queue has a lock of its own that Python cannot reach; this one is made of a Semaphore.
     (_SimpleQueue, queue._PySimpleQueue),  # type: ignore[attr-defined]
 ]
 _COMPOSED = (
@@ -65,21 +67,22 @@ _COMPOSED = (
     logging.Handler,
     *([functools.cached_property] if sys.version_info < (3, 12) else []),
 )
-_MADE = (
-    Kind("concurrent.futures.thread", "ThreadPoolExecutor", protect),
-    Kind("concurrent.futures.process", "ProcessPoolExecutor", protect),
-    Kind("multiprocessing.pool", "Pool", protect),
-    Kind("logging.handlers", "QueueListener", protect),
-    *(Kind(module, "ProcessPoolExecutor", protect) for module in LOKY),
+_HOOKS = (
+    Hook("concurrent.futures.thread", "ThreadPoolExecutor", protect),
+    Hook("concurrent.futures.process", "ProcessPoolExecutor", protect),
+    Hook("multiprocessing.pool", "Pool", protect),
+    Hook("logging.handlers", "QueueListener", protect),
+    *(Hook(module, "ProcessPoolExecutor", protect) for module in LOKY),
 )
 _OUR_TYPES = (locks.Condition, locks.Event, locks.Semaphore, locks.Barrier)
 
 
 @dataclass
 class Report:
-    """What install() did, one line each: names replaced, existing locks exchanged, objects protected, and the rest.
+    """What install() did, one line each: names replaced, existing locks exchanged, objects protected or left alone.
 
-    watched: what is protected when the program makes it. connections: what is, besides, flagged when it connects.
+    watched: the types that are protected when the program makes an instance. connections: what is flagged or protected
+    for connections=True.
     """
 
     replaced: list[str] = field(default_factory=list)
@@ -102,7 +105,7 @@ class _Installation:
         self.bound: list[tuple[Any, str, Any, Any]] = []  # owner, name, standard, ours
         self.protected: list[Any] = []
         self.registration: Registration | None = None
-        self.makers = Makers(_MADE)
+        self.hooks = InstanceHooks(_HOOKS)
 
     def bind(self, owner: Any, name: str, standard: Any, ours: Any) -> None:
         try:
@@ -125,9 +128,9 @@ def install(*, connections: bool = False) -> None:
     """Make threading's names mean forksafe's types. More than once does nothing more. No effect without fork.
 
     connections: from now on, also flag what the program connects to, so that children do not share it, and protect
-    the pools, clients and event loops that it makes; see connecting.py. Can be added later by a second call. The
-    child of a program that connects in order to have it (a daemon) then needs keep_on_fork(). TypeError if it is no
-    bool; RuntimeError, and nothing is done, if an audit hook of the program's forbids to look.
+    the pools, clients and event loops that it makes. Can be added later by a second call. A program that connects for
+    its child to have the connection (a daemon) then needs keep_on_fork(). TypeError if it is no bool; RuntimeError,
+    and nothing is done, if an audit hook of the program's forbids another one.
     """
     global _installed
     if not isinstance(connections, bool):
@@ -135,26 +138,26 @@ def install(*, connections: bool = False) -> None:
     with _changing:
         if not hasattr(os, "fork"):
             return
-        watched = _watch_connections() if connections else []
+        watched = _install_connections() if connections else []
         if _installed is None:
             _installed = _install()
             set_installed(True)
         _installed.report.connections = _installed.report.connections or watched
 
 
-def _watch_connections() -> list[str]:
-    from forksafe.patching import connections as connecting  # here: most programs never get here
+def _install_connections() -> list[str]:
+    from forksafe.patching import connections
 
-    connecting.install()
-    return connecting.WATCHED
+    connections.install()
+    return connections.WATCHED
 
 
 def _install() -> _Installation:
     installation = _Installation()
     _replace_names(installation)
-    _take_care_of_existing(installation)
-    installation.makers.begin()
-    installation.report.watched = list(map(str, _MADE))
+    _protect_existing(installation)
+    installation.hooks.install()
+    installation.report.watched = list(map(str, _HOOKS))
     imports.install()
     installation.registration = register_at_fork(
         before=streams.flush, after_in_parent=streams.forked, after_in_child=_cure_child
@@ -163,12 +166,12 @@ def _install() -> _Installation:
 
 
 def uninstall() -> None:
-    """Put the standard names back. Objects made meanwhile stay as they are."""
+    """Put the standard names back. Objects made while installed stay as they are."""
     global _installed
     with _changing:
         if _installed is None:
             return
-        _installed.makers.end()
+        _installed.hooks.uninstall()
         for owner, name, standard, ours in reversed(_installed.bound):
             if vars(owner).get(name) is ours:
                 setattr(owner, name, standard)
@@ -178,9 +181,9 @@ def uninstall() -> None:
             _installed.registration.unregister()
         imports.uninstall()
         if _installed.report.connections:
-            from forksafe.patching import connections as connecting
+            from forksafe.patching import connections
 
-            connecting.uninstall()
+            connections.uninstall()
         _installed = None
         set_installed(False)
 
@@ -195,10 +198,16 @@ def _cure_child() -> None:
     streams.cure()
 
 
-def _replace_names(installation: _Installation) -> None:
+def _modules() -> Iterator[tuple[str, ModuleType]]:
     for module in list(sys.modules.values()):
         name = getattr(module, "__name__", None)
-        if isinstance(module, ModuleType) and isinstance(name, str) and name.split(".")[0] not in _OURS:
+        if isinstance(module, ModuleType) and isinstance(name, str):
+            yield name, module
+
+
+def _replace_names(installation: _Installation) -> None:
+    for name, module in _modules():
+        if name.split(".")[0] not in _OURS:
             _replace_in(installation, module, name)
             for cls in list(vars(module).values()):
                 if isinstance(cls, type) and cls.__module__ == name:
@@ -212,14 +221,14 @@ _by_id = {id(standard): (standard, ours) for standard, ours in _REPLACEMENTS}
 def _replace_in(installation: _Installation, owner: Any, where: str) -> None:
     for name, value in list(vars(owner).items()):
         found = _by_id.get(id(value))
-        # Who bound the type by this name asks isinstance(), of old locks too; new ones say yes to it.
+        # A LockType is for isinstance() of old locks, too; new ones are instances of it.
         if found is not None and (not name.endswith("LockType") or where == "_thread"):
             installation.bind(owner, name, *found)
             installation.report.replaced.append(f"{where}.{name}")
 
 
-def _take_care_of_existing(installation: _Installation) -> None:
-    """Locks made before: exchanged in the standard library's modules while no thread can hold them, else protected."""
+def _protect_existing(installation: _Installation) -> None:
+    """Exchange the locks in the standard library's modules while no thread can hold them, protect others."""
     done = locks_of_threads()
     if threading.active_count() == 1:
         done |= _exchange_module_locks(installation)
@@ -236,17 +245,16 @@ def _take_care_of_existing(installation: _Installation) -> None:
         for lock in gc.get_referents(owner):
             if type(lock) in _STANDARD_LOCKS and id(lock) not in done and not is_bookkeeping(owner):
                 done.add(id(lock))
-                _take_care_of_lock(installation, lock, describe(owner, lock))
+                _protect_lock(installation, lock, describe(owner, lock))
 
 
 def _exchange_module_locks(installation: _Installation) -> set[int]:
     done = set()
-    for module in list(sys.modules.values()):
-        name = getattr(module, "__name__", "")
-        if not isinstance(module, ModuleType) or name.split(".")[0] not in sys.stdlib_module_names:
+    for name, module in _modules():
+        if name.split(".")[0] not in sys.stdlib_module_names:
             continue
         for key, lock in list(vars(module).items()):
-            if key == "_global_shutdown_lock":  # of concurrent.futures.thread, which takes it before each fork itself
+            if key == "_global_shutdown_lock":  # concurrent.futures.thread takes it before each fork itself
                 done.add(id(lock))
             elif type(lock) in _STANDARD_LOCKS and lock.acquire(False):
                 installation.bind(module, key, lock, locks.Lock() if type(lock) is _StandardLock else locks.RLock())
@@ -256,8 +264,8 @@ def _exchange_module_locks(installation: _Installation) -> set[int]:
     return done
 
 
-def _take_care_of_lock(installation: _Installation, lock: Any, where: str) -> None:
-    # An RLock names its holder. Of a Lock only the standard library's are known to be held briefly.
+def _protect_lock(installation: _Installation, lock: Any, where: str) -> None:
+    # An RLock names its holder. Of the Locks only the standard library's are known to be held briefly.
     if type(lock) is _StandardRLock or where.split(".", maxsplit=1)[0] in sys.stdlib_module_names:
         installation.protect(lock, where)
     else:

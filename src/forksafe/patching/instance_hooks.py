@@ -1,8 +1,8 @@
-"""Makers: a function called with every object that a class or function of some module makes, for install().
+"""InstanceHooks: callbacks that get each object which a class or function of some module makes.
 
-Guarantees: what exists already is given at once, what is made later as soon as it has been made, also where the module
-is imported later. What the function raises is reported to sys.unraisablehook, and the program goes on. end() puts back
-what was changed, unless somebody else has changed it since; then it does nothing any more.
+Guarantees: what exists already is passed on at once, what is made later as soon as it has been made, also where the
+module is imported later. What a callback raises is reported to sys.unraisablehook, and the program goes on.
+uninstall() puts back what was replaced, unless other code has replaced it since; then the callback is not called.
 
 Not covered: what C code makes without calling the class by its name in the module, or its __init__.
 """
@@ -19,94 +19,92 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from forksafe.patching import post_import as watching
+from forksafe.patching import post_import
 from forksafe_core import atfork
 
-__all__ = ["Kind", "Makers"]
+__all__ = ["Hook", "InstanceHooks"]
 
 
 @dataclass(frozen=True)
-class Kind:
-    """What to do with the things that something in a module makes.
+class Hook:
+    """Call callback(obj) with each object that a class or function of a module makes.
 
-    makes: a class or function of the module. type: what the things are, if that is not it.
+    factory: the name of the class or function. type: the name of the objects' class, if it is another.
     """
 
     module: str
-    makes: str
-    then: Callable[[Any], object]
+    factory: str
+    callback: Callable[[Any], object]
     type: str = ""
 
     def __str__(self) -> str:
-        return f"{self.module}.{self.makes}"
+        return f"{self.module}.{self.factory}"
 
 
-class Makers:
-    """The makers of some kinds of things, watched from begin() to end()."""
+class InstanceHooks:
+    """Some hooks, in force from install() to uninstall()."""
 
-    def __init__(self, kinds: Iterable[Kind]) -> None:
-        self.kinds = tuple(kinds)
+    def __init__(self, hooks: Iterable[Hook]) -> None:
+        self.hooks = tuple(hooks)
         self._on = False
-        self._changed: list[tuple[Any, str, Any, Any]] = []  # owner, name, what was there, ours
-        self._waiting: list[Callable[[ModuleType], object]] = []
+        self._replaced: list[tuple[Any, str, Any, Any]] = []  # owner, name, what was there, ours
+        self._post_import: list[Callable[[ModuleType], object]] = []
 
-    def begin(self) -> None:
-        """From now on, and for what exists. Once is enough, more does nothing."""
+    def install(self) -> None:
+        """From now on, and for what exists. A second call does nothing."""
         if self._on:
             return
         self._on = True
-        there = [(kind, sys.modules[kind.module]) for kind in self.kinds if kind.module in sys.modules]
-        for kind in self.kinds:
-            self._waiting.append(functools.partial(self._change, kind))
-            watching.when_imported(kind.module, self._waiting[-1])
-        self._take_care_of_existing(there)
+        imported = [(hook, sys.modules[hook.module]) for hook in self.hooks if hook.module in sys.modules]
+        for hook in self.hooks:
+            self._post_import.append(functools.partial(self._replace, hook))
+            post_import.register(hook.module, self._post_import[-1])
+        self._call_for_existing(imported)
 
-    def end(self) -> None:
-        """No more, from now on."""
+    def uninstall(self) -> None:
         self._on = False
-        watching.forget(self._waiting)
-        self._waiting.clear()
-        for owner, name, before, ours in reversed(self._changed):
+        post_import.unregister(self._post_import)
+        self._post_import.clear()
+        for owner, name, before, ours in reversed(self._replaced):
             if vars(owner).get(name) is not ours:
                 continue
             if before is None:
                 delattr(owner, name)
             else:
                 setattr(owner, name, before)
-        self._changed.clear()
+        self._replaced.clear()
 
-    def _change(self, kind: Kind, module: ModuleType) -> None:
-        """Have kind.then(made) called with everything that this class or function of the module makes."""
-        makes = getattr(module, kind.makes)
-        owner, name = (makes, "__init__") if isinstance(makes, type) else (module, kind.makes)
+    def _replace(self, hook: Hook, module: ModuleType) -> None:
+        factory = getattr(module, hook.factory)
+        owner, name = (factory, "__init__") if isinstance(factory, type) else (module, hook.factory)
         make = getattr(owner, name)
-        if any(make is ours for _, _, _, ours in self._changed):
+        if any(make is ours for _, _, _, ours in self._replaced):
             return
 
         @functools.wraps(make)
         def ours(*args: Any, **kwargs: Any) -> Any:
             made = make(*args, **kwargs)
             if self._on:
-                _quietly(kind.then, made if made is not None else args[0])
+                _call(hook, made if made is not None else args[0])
             return made
 
-        self._changed.append((owner, name, vars(owner).get(name), ours))
+        self._replaced.append((owner, name, vars(owner).get(name), ours))
         setattr(owner, name, ours)
 
-    def _take_care_of_existing(self, there: list[tuple[Kind, ModuleType]]) -> None:
-        types = {}
-        for kind, module in there:
-            with contextlib.suppress(AttributeError):  # it is half imported, or something else of that name
-                types[operator.attrgetter(kind.type or kind.makes)(module)] = kind
-        for obj in gc.get_objects() if types else ():
-            for cls in type(obj).__mro__:  # isinstance() would ask the object
-                if cls in types:
-                    _quietly(types[cls].then, obj)
+    def _call_for_existing(self, imported: list[tuple[Hook, ModuleType]]) -> None:
+        hooks = {}
+        for hook, module in imported:
+            with contextlib.suppress(AttributeError):  # half imported, or another module of that name
+                hooks[operator.attrgetter(hook.type or hook.factory)(module)] = hook
+        for obj in gc.get_objects() if hooks else ():
+            for cls in type(obj).__mro__:  # isinstance() would run the code of lazy proxies
+                if cls in hooks:
+                    _call(hooks[cls], obj)
                     break
 
 
-def _quietly(then: Callable[[Any], object], made: Any) -> None:
+def _call(hook: Hook, made: Any) -> None:
     try:
-        then(made)
-    except Exception as error:  # the program goes on as without us
-        atfork.write_unraisable(error, then)
+        hook.callback(made)
+    except Exception as error:
+        atfork.write_unraisable(error, hook.callback)

@@ -1,14 +1,14 @@
 """sys.stdout, sys.stderr and the files of log handlers across a fork: usable in the child, no text lost or doubled.
 
-A buffered file has a lock inside, which a thread that was writing to a slow pipe takes along when it vanishes:
-then every print() in the child hangs. And the text in a buffer at the fork is in both processes.
+Guarantees: before a fork these streams are flushed; that takes at most FLUSH_TIMEOUT seconds where another thread may
+be blocked in one. In the child each has a new lock and an empty buffer, in place, for others refer to the stream: what
+was buffered is the parent's to write.
 
-So before a fork these streams are flushed, for at most FLUSH_TIMEOUT seconds where other threads may have them
-blocked. In the child their buffers are initialised anew, in place, so that whoever has a reference to a stream
-keeps a good one: a new lock, and nothing buffered, for what was buffered is the parent's to write.
+Why that survives fork: a buffered file has a lock inside, which a thread that is writing to a slow pipe holds when it
+vanishes; and the text in a buffer at the fork is in both processes. io.BufferedWriter.__init__() renews both.
 
-Not covered: other files; streams that are not io.TextIOWrapper over io.BufferedWriter (replaced by a test runner,
-say) are left alone; a fork from within a write to the stream itself.
+Not covered: other files; streams that are not io.TextIOWrapper over io.BufferedWriter (a test runner's, say); a fork
+from within a write to the stream itself.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ FLUSH_TIMEOUT = 5.0
 _ROOM = 1 << 15  # more than both layers of a stream can hold
 
 
-class _Nowhere(io.RawIOBase):
-    """Takes what a text layer still holds and drops it."""
+class _NullDevice(io.RawIOBase):
+    """Discards what a text layer has buffered."""
 
     def writable(self) -> bool:
         return True
@@ -51,13 +51,13 @@ def _streams() -> Iterator[io.TextIOWrapper]:
     for stream in _candidates():
         if type(stream) is io.TextIOWrapper and id(stream) not in seen:
             seen.add(id(stream))
-            # Closed or detached ones raise ValueError when looked at.
+            # Closed or detached ones raise ValueError.
             with contextlib.suppress(ValueError):
                 if type(stream.buffer) is io.BufferedWriter and not stream.closed:
                     yield stream
 
 
-_flushed = False  # this thread is between flush() and the fork's end
+_flushed = False  # from flush() to the end of the fork
 _helper: threading.Thread | None = None
 
 
@@ -69,22 +69,22 @@ def flush() -> None:
     if threading.active_count() == 1 or all(map(_has_room, streams)):
         _flush(streams)
         return
-    # A thread that is blocked while it writes has the lock inside, which cannot be waited for with a limit.
-    patience = FLUSH_TIMEOUT
+    # A thread that is blocked in a write holds the inner lock, for which there is no timeout.
+    timeout = FLUSH_TIMEOUT
     if _helper is not None and _helper.is_alive():
-        patience = 0.01  # stuck since an earlier fork
+        timeout = 0.01  # stuck since an earlier fork
     else:
         _helper = threading.Thread(target=_flush, args=(streams,), name="forksafe-flush", daemon=True)
         try:
             _helper.start()
-        except RuntimeError:  # no more threads, or the interpreter is on its way out
+        except RuntimeError:  # no more threads, or the interpreter ends
             _helper = None
             return
-    _helper.join(patience)
+    _helper.join(timeout)
 
 
 def _has_room(stream: io.TextIOWrapper) -> bool:
-    """True when what is buffered can be written without waiting, so that nobody is blocked inside either."""
+    """True when what is buffered can be written without waiting, so that no thread is blocked inside either."""
     try:
         descriptor = stream.fileno()
         mode = os.fstat(descriptor).st_mode
@@ -100,15 +100,15 @@ def _has_room(stream: io.TextIOWrapper) -> bool:
 
 
 def _room_in_pipe(descriptor: int) -> int:
+    if sys.platform != "linux":
+        return 0
     import array
     import fcntl
     import termios
 
     queued = array.array("i", [0])
     fcntl.ioctl(descriptor, termios.FIONREAD, queued)
-    return (
-        int(fcntl.fcntl(descriptor, getattr(fcntl, "F_GETPIPE_SZ", 1032))) - queued[0] if sys.platform == "linux" else 0
-    )
+    return int(fcntl.fcntl(descriptor, getattr(fcntl, "F_GETPIPE_SZ", 1032))) - queued[0]
 
 
 def forked() -> None:
@@ -126,7 +126,7 @@ def _flush(streams: list[io.TextIOWrapper]) -> None:
 def cure() -> None:
     """In a child: a new lock and an empty buffer in each stream, in place.
 
-    Only right after the fork: in a child that is noticed late, made by C, the text may be its own already.
+    Only right after os.fork(): where the hooks run late, after a fork by C, the text may be the child's own already.
     """
     if not _flushed:
         return
@@ -135,7 +135,7 @@ def cure() -> None:
         buffer: Any = stream.buffer
         raw = buffer.raw
         size = getattr(raw, "_blksize", io.DEFAULT_BUFFER_SIZE)
-        io.BufferedWriter.__init__(buffer, _Nowhere())
+        io.BufferedWriter.__init__(buffer, _NullDevice())
         with contextlib.suppress(OSError, ValueError):
             stream.flush()  # the text layer has a buffer too
         io.BufferedWriter.__init__(buffer, raw, size if size > 1 else io.DEFAULT_BUFFER_SIZE)
