@@ -1,8 +1,8 @@
 """The exit of a child: it ends as a program does, and without what its parent owns.
 
 Guarantees
-  - A child whose only thread was a worker in the parent ends when that worker's task does, with atexit functions run,
-    buffers written, and the status of sys.exit(), or a traceback and 1. Returning from the thread would do none of it.
+  - Where a worker's task forks, the child ends with that task: atexit functions run, buffers are written, and the
+    status is that of sys.exit(), or 1 with a traceback. Returning from the thread would do none of that.
   - The parent's processes and threads that are disowned are neither signalled, woken nor joined at the child's exit.
     Nothing is imported for that. The caller keeps alive what the standard library's lists alone referred to.
 
@@ -62,7 +62,7 @@ def end_process(error: BaseException | None = None) -> NoReturn:
 
 
 def end_with_thread(thread: Any) -> None:
-    """In a child whose main thread is this one of the parent's: what it raises ends the child, as a program ends."""
+    """In a child that has this thread of the parent as its main thread: what the thread raises ends the child."""
     thread._invoke_excepthook = lambda thread: end_process(sys.exc_info()[1])
 
 

@@ -1,8 +1,8 @@
-"""The gate that forks and quiesce() go through one at a time, and the locks that are held meanwhile (hold=True).
+"""The gate that forks and quiesce() go through one at a time, and the locks that they hold (hold=True).
 
 Guarantees: a thread waits at the gate for at most GATE_TIMEOUT seconds, so a hook that never returns does not stop the
 forks of other threads for ever. Locks with hold=True are taken without deadlock, in whatever order other threads nest
-them, each within its hold_timeout; a lock whose time ran out is named in a ForkHazardWarning.
+them, each within its hold_timeout. A ForkHazardWarning names each lock that could not be taken in time.
 
 Why that survives fork: gate and locks are forksafe's own. A child finds them free of threads that vanished.
 """
@@ -30,7 +30,7 @@ TYPE_CHECKING = False  # importing typing takes longer than all the rest
 if TYPE_CHECKING:
     from typing import Any
 
-    _Overdue = list[tuple[Any, int]]  # locks whose time ran out, with the idents of their holders
+    _Overdue = list[tuple[Any, int]]  # locks that could not be taken in time, and the idents of their holders
 
 GATE_TIMEOUT = 10.0
 

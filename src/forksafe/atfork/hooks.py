@@ -5,7 +5,7 @@ Guarantees
   - The forks of several threads go through the hooks one at a time (gate.py).
   - A hook that raises is reported to sys.unraisablehook, and the others still run.
   - A hook may fork: that fork runs all hooks but those that are running.
-  - In a child whose fork ran no Python hooks (made by C), the after_in_child hooks run at the first forksafe call,
+  - After a fork that ran no Python hooks (made by C), the child runs after_in_child hooks at the first forksafe call,
     whichever thread makes it. `before` and after_in_parent cannot run then.
   - Locks made with hold=True are taken after the last `before` hook, and released before the `after_*` hooks.
 

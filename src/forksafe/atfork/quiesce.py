@@ -126,8 +126,8 @@ def quiesce(timeout: float = 5.0, *, strict: bool = False) -> Iterator[list[Busy
 
     All executors of forksafe begin nothing more and their running tasks are waited for, its background threads come to
     their checkpoints, and all locks made with hold=True are taken, until the block is left: by the parent, and by the
-    child, which holds those locks as well, and whose executors can be used at once. Forks of other threads wait until
-    it is left, at most ten seconds.
+    child, which holds those locks as well and can use its executors at once. Forks of other threads wait until it is
+    left, at most ten seconds.
 
     It gives the list of the threads that were still busy after `timeout` seconds, with a ForkHazardWarning; strict:
     TimeoutError, and everything goes on. Blocks may be nested. TypeError or ValueError for a timeout that is no number

@@ -135,16 +135,12 @@ class Run(threading.Thread):
         return True
 
     def wait_ended(self, seconds: float | None) -> bool:
-        deadline = None if seconds is None else time.monotonic() + seconds
-        left = seconds
+        end = None if seconds is None else time.monotonic() + min(seconds, threading.TIMEOUT_MAX)
         with self._condition:
-            while self.lives():
-                if left is not None and left <= 0:
-                    return False
-                self._condition.wait(left if left is None else min(left, threading.TIMEOUT_MAX))
-                left = None if deadline is None else deadline - time.monotonic()
+            if not self._condition.wait_for(lambda: not self.lives(), None if end is None else end - time.monotonic()):
+                return False
         if self.ident is not None and not self.is_inherited():
-            self.join(left if left is None else max(left, 0))
+            self.join(None if end is None else max(end - time.monotonic(), 0))
         return True
 
     def wait_until_gone(self, seconds: float = _TEARDOWN) -> None:

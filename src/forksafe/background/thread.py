@@ -118,7 +118,7 @@ class BackgroundThread:
 
         wait: for its end, at most timeout seconds. In the thread itself, and in one that pauses it (in a hook around
         a fork, or a block of quiesce()), it is told, and False returned at once. It is not started in children of later
-        forks, nor in the child whose hooks are running. In a child the parent's run has ended: True.
+        forks, nor in a child that is running its hooks. In a child the parent's run has ended: True.
         """
         limit = seconds_or_none(timeout, "BackgroundThread.stop(timeout)")
         run = self._tell_to_stop()
@@ -167,7 +167,7 @@ class BackgroundThread:
 
     @classmethod
     def current(cls) -> BackgroundThread | None:
-        """The one whose target calls this; None in other threads."""
+        """The BackgroundThread that runs the calling code; None in other threads."""
         owner = getattr(threading.current_thread(), "owner", None)
         return owner if isinstance(owner, BackgroundThread) else None
 
@@ -302,8 +302,8 @@ def _check_target(target: Any) -> None:
     code = getattr(target, "__code__", None)
     if code is not None and code.co_flags & _NO_PLAIN_FUNCTION:
         raise TypeError(
-            f"BackgroundThread(target) takes a plain function, not {target!r}, whose call does nothing before it is "
-            "awaited or iterated over: have a function do that, with asyncio.run() or a loop"
+            f"BackgroundThread(target) takes a plain function, not {target!r}: a call of that does nothing before it "
+            "is awaited or iterated over. Pass a function that does so, with asyncio.run() or a loop"
         )
 
 

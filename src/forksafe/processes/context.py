@@ -27,7 +27,7 @@ _spawn = multiprocessing.get_context("spawn")
 
 
 def get_context() -> Context:
-    """The context of multiprocessing whose processes are started in the way that is safe at that moment.
+    """A context of multiprocessing that starts each process in the way that is safe at that moment.
 
     It is used as those of multiprocessing.get_context(): Process, Pool, Queue, Manager, Lock and so on, and as the
     mp_context of concurrent.futures.ProcessPoolExecutor. Since any start may turn out to be no fork, a program needs

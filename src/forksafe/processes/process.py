@@ -41,7 +41,7 @@ _std: Any = _standard  # what typeshed does not know of: _children, _cleanup
 
 
 class Process(BaseProcess):
-    """A process of get_context(); see multiprocessing.Process, whose methods it has."""
+    """A process of get_context(); it has the methods of multiprocessing.Process."""
 
     _start_method = None  # what multiprocessing itself uses in the child is left as it is
     _may_fork = True
