@@ -51,7 +51,9 @@ def test_value(value):
     assert children() == 0
 
 
-def test_exception_with_the_childs_traceback():
+def test_exception_traceback():
+    """The exception has the child's traceback."""
+
     def fails_here():
         raise KeyError("from the child")
 
@@ -96,7 +98,8 @@ def test_child_that_ends_without_a_result(end, status, message):
     assert children() == 0
 
 
-def test_child_that_dies_after_it_began_its_message(monkeypatch):
+def test_child_dies_in_message(monkeypatch):
+    """A child that dies after it began its message is a ChildError."""
     real = testing._write
     monkeypatch.setattr(testing, "_write", lambda fd, data: (real(fd, data[:10]), os._exit(9)))
     with pytest.raises(ChildError) as info:
@@ -108,7 +111,8 @@ def hang_here(lock):
     lock.acquire()
 
 
-def test_child_that_hangs_is_killed_and_its_stacks_are_in_the_error():
+def test_child_hangs():
+    """It is killed, and its stacks are in the error."""
     lock = threading.Lock()
     lock.acquire()
     start = time.monotonic()
@@ -121,7 +125,9 @@ def test_child_that_hangs_is_killed_and_its_stacks_are_in_the_error():
     assert children() == 0
 
 
-def test_child_that_hangs_in_c_with_the_gil_held_and_signals_blocked():
+def test_child_hangs_in_c():
+    """Also one that holds the GIL in C, with signals blocked."""
+
     def stuck():
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         import ctypes
@@ -133,7 +139,7 @@ def test_child_that_hangs_in_c_with_the_gil_held_and_signals_blocked():
     assert children() == 0
 
 
-def test_grandchild_that_keeps_the_pipe_open():
+def test_grandchild_keeps_pipe():
     def child():
         if os.fork() == 0:
             time.sleep(3)

@@ -158,7 +158,7 @@ def test_on_a_terminal(extra: dict[str, str]) -> None:
         try:
             while chunk := os.read(master, 4096):
                 written += chunk
-        except OSError:  # how Linux tells that nobody has the terminal open any more
+        except OSError:  # on Linux: the terminal is not open any more
             pass
         assert process.wait(10) == 0
     os.close(master)

@@ -87,7 +87,8 @@ LOOK = """
 
 
 @pytest.mark.parametrize("how", ["script", "module", "directory"])
-def test_everything_the_program_sees_of_itself_is_the_same(tmp_path, how):
+def test_run_program_environment(tmp_path, how):
+    """All that a program sees of itself is as without forksafe."""
     if how == "directory":
         (tmp_path / "app").mkdir()
         script(tmp_path / "app" / "__main__.py", LOOK)
@@ -109,7 +110,8 @@ def test_everything_the_program_sees_of_itself_is_the_same(tmp_path, how):
     "import threading; threading.Thread(target=lambda: 1/0).start()",
     "import atexit; atexit.register(print, 'bye')",
 ])  # fmt: skip
-def test_exit_status_and_traceback_are_the_same(tmp_path, text):
+def test_run_exit_status(tmp_path, text):
+    """Exit status, output and traceback are as without forksafe."""
     program = script(tmp_path / "program.py", text)
     without, with_forksafe = python(program), python(*RUN, program)
     assert with_forksafe.returncode == without.returncode
@@ -126,7 +128,8 @@ def strip_addresses(text: str) -> str:
 
 
 @pytest.mark.parametrize("target", [["missing.py"], ["."], ["-m", "no_such_module"], ["-m", "forksafe.no_such"]])
-def test_what_cannot_be_run_fails_as_pythons_own(tmp_path, target):
+def test_run_missing_program(tmp_path, target):
+    """It fails as it does with Python itself."""
     without, with_forksafe = python(*target, cwd=tmp_path), python(*RUN, *target, cwd=tmp_path)
     assert without.returncode in (1, 2)
     assert (with_forksafe.returncode, with_forksafe.stderr) == (without.returncode, without.stderr)
@@ -190,7 +193,8 @@ def test_command_that_cannot_be_executed(tmp_path):
 
 
 @pytest.mark.parametrize("flag", ["-I", "-E", "-S"])
-def test_interpreter_flags_that_rule_it_out_are_said(hanging, flag):
+def test_run_isolated_python(hanging, flag):
+    """-I, -E and -S keep forksafe out: that is an error."""
     code = (
         f"import sys; sys.path[:0] = {sys.path!r}; sys.argv = ['forksafe', 'run', {hanging!r}]\n"
         "from forksafe.cli.main import main; sys.exit(main())"
@@ -252,7 +256,7 @@ def test_connections(sharing, tmp_path, how):
     assert succeeds(python(*RUN, *target, cwd=tmp_path)) == "from the child from the parent\n"
 
 
-def test_a_child_for_which_connections_are_turned_off(sharing, tmp_path):
+def test_connections_off_in_child(sharing, tmp_path):
     start = (
         f"import os, sys; os.environ['FORKSAFE_CONNECTIONS'] = '0'; os.execv(sys.executable, ['python', {sharing!r}])"
     )
@@ -264,7 +268,7 @@ def test_connections_and_the_locks_too(hanging):
     assert succeeds(python(*RUN, "--connections", "--verbose", hanging)) == "7\n"
 
 
-def test_verbose_says_which_connections_are_watched(sharing):
+def test_verbose_connections(sharing):
     result = python(*RUN, "--verbose", "--connections", sharing)
     assert succeeds(result) == "from the parent\n"
     watched = result.stderr.partition("connections watched:")[2]
@@ -279,7 +283,8 @@ def test_verbose_says_which_connections_are_watched(sharing):
         assert text in watched
 
 
-def test_a_sitecustomize_of_the_users_own_still_runs(tmp_path, hanging):
+def test_own_sitecustomize(tmp_path, hanging):
+    """The user's own sitecustomize runs, too."""
     own = tmp_path / "own"
     own.mkdir()
     (own / "sitecustomize.py").write_text("import sys\nsys.stderr.write('own sitecustomize\\n')\nvalue = 1\n")
@@ -292,7 +297,7 @@ def test_a_sitecustomize_of_the_users_own_still_runs(tmp_path, hanging):
     assert result.stderr.count("own sitecustomize") >= 1
 
 
-def test_a_python_without_forksafe_runs_on(tmp_path):
+def test_python_without_forksafe(tmp_path):
     """A child that is another Python, where forksafe is not installed: as if nothing were."""
     bootstrap = launch.BOOTSTRAP
     assert os.path.exists(os.path.join(bootstrap, "sitecustomize.py"))

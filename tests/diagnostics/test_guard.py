@@ -44,7 +44,8 @@ def test_warn(held):
     assert second.startswith(f"  danger: lock: threading.Lock {__name__}.Account.lock, held")
 
 
-def test_raise_refuses_before_anything_has_run(held):
+def test_guard_raise(held):
+    """The fork is refused before anything of it has run."""
     ran = []
     registration = forksafe.register_at_fork(before=lambda: ran.append("before"))
     try:
@@ -134,13 +135,14 @@ def test_several_and_in_children(held):
         assert run_in_child(child) == ["thread"]
 
 
-def test_an_error_of_its_own_is_one_line_and_stops_no_fork(monkeypatch, held, capfd):
-    from forksafe.diagnostics.detectors import locks as seen_locks
+def test_guard_internal_error(monkeypatch, held, capfd):
+    """It is one line, and the fork goes on."""
+    from forksafe.diagnostics.detectors import locks
 
     def fail():
         raise ValueError("of\nthe test")
 
-    monkeypatch.setattr(seen_locks, "FINDERS", {fail: ("lock",)})
+    monkeypatch.setattr(locks, "FINDERS", {fail: ("lock",)})
     with forksafe.guard("raise", kinds=["lock"]):
         assert run_in_child(lambda: 3) == 3
     expected = f"forksafe: hazards() of process {os.getpid()} failed: ValueError: of the test\n"

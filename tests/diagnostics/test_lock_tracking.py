@@ -42,7 +42,7 @@ def test_off_nothing_is_noted(make):
 def test_where_a_lock_was_made(tracking, make):
     lock = make()
     if isinstance(make, type) and make.__name__ == "Mine":
-        assert made_at(lock) == "", "who makes an instance of a subclass is not noted"
+        assert made_at(lock) == "", "where an instance of a subclass is made is not recorded"
         return
     assert made_at(lock).startswith(__file__ + ":")
     forksafe.track_locks(False)
@@ -79,7 +79,8 @@ def test_who_had_to_wait_has_it_since_then(tracking, busy):
     assert taken_at(lock) >= first + 0.05
 
 
-def test_what_was_noted_before_is_forgotten(tracking):
+def test_tracking_begins_anew(tracking):
+    """What was recorded before is forgotten."""
     lock = forksafe.Lock()
     with lock:
         assert taken_at(lock) is not None
@@ -129,13 +130,15 @@ def test_children_go_on_tracking(tracking, fork):
     assert run_in_child(child, fork=fork) == (True, True, True, taken_at(mine))
 
 
-def test_locks_are_put_right_in_children_as_ever(tracking, fork, busy, lock):
+def test_tracking_in_child(tracking, fork, busy, lock):
+    """Locks are repaired in children as without tracking."""
     busy(lock.acquire, lock.release)
     assert not lock.acquire(False)
     assert run_in_child(lambda: (lock.acquire(timeout=5), taken_at(lock) is not None), fork=fork) == (True, True)
 
 
-def test_turned_on_and_off_while_threads_use_locks():
+def test_tracking_switched_under_load():
+    """Turned on and off while threads use locks."""
     lock, over, count = forksafe.Lock(), threading.Event(), [0] * 4
 
     def work(n):
@@ -157,7 +160,8 @@ def test_turned_on_and_off_while_threads_use_locks():
     assert not lock.locked()
 
 
-def test_an_error_of_its_own_is_not_the_makers():
+def test_tracking_internal_error():
+    """An error of the recorder does not reach the code that makes a lock."""
     out = succeeds(python("-c", """
 import sys
 from forksafe_core import set_recorder

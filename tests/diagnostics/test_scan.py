@@ -95,7 +95,8 @@ def test_start_method_and_libraries():
     """))  # fmt: skip
 
 
-def test_the_worst_come_first_and_all_can_be_written_as_json(busy):
+def test_hazards_order_and_json(busy):
+    """The worst come first, and all can be written as JSON."""
     lock = threading.RLock()
     inside = busy(lock.acquire, lock.release)
     found = forksafe.hazards()

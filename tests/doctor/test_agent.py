@@ -54,7 +54,7 @@ forks(handler.emit)
         ("a Lock, __main__.Handler._lock, that was held", "the holder"),
         {"lock": "threading.Lock __main__.Handler._lock, held"},
     ),
-    "a pool whose only connection is checked out": (
+    "a pool with its only connection checked out": (
         """
 server = socket.create_server(("127.0.0.1", 0))
 class Pool:

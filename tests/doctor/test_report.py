@@ -99,7 +99,8 @@ def test_modules_and_commands(tmp_path):
     assert "1 fork" in result.stderr
 
 
-def test_the_programs_own_status_and_signals(tmp_path):
+def test_doctor_exit_status(tmp_path):
+    """It is the program's, or 128 and the signal's number."""
     result = doctor(script(tmp_path / "program.py", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"))
     assert result.returncode == 128 + signal.SIGKILL
     result = doctor(script(tmp_path / "program.py", "raise ValueError('of the program')"))
@@ -146,7 +147,8 @@ def test_a_storm_of_forks_finishes(tmp_path):
     assert f"{forks} forks" in result.stderr
 
 
-def test_errors_of_its_own_are_one_line_and_the_program_goes_on(tmp_path):
+def test_internal_error(tmp_path):
+    """An error of forksafe's own is one line, and the program goes on."""
     path = script(tmp_path / "program.py", """
         import os, shutil, sys
         shutil.rmtree(os.environ["FORKSAFE_DOCTOR"])

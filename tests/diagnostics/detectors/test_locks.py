@@ -25,7 +25,8 @@ def test_a_standard_lock_that_is_held(busy, make):
     assert of("lock", what="support.hazards.Account.lock") == []
 
 
-def test_who_has_a_plain_lock_is_told_from_frames():
+def test_lock_holder_by_frames():
+    """A plain lock does not name its holder: the frames do."""
     account, inside, go = Account(threading.Lock()), threading.Event(), threading.Event()
 
     def hold(account):
@@ -43,13 +44,15 @@ def test_who_has_a_plain_lock_is_told_from_frames():
     thread.join(10)
 
 
-def test_a_lock_that_this_thread_holds_is_none():
+def test_lock_of_this_thread():
+    """A lock that the forking thread holds stays held in the child: no hazard."""
     account = Account(threading.RLock())
     with account.lock:
         assert of("lock", what="Account.lock") == []
 
 
-def test_forksafes_locks_are_notes_and_tracking_tells_more(busy):
+def test_forksafe_lock_is_note(busy):
+    """With track_locks() the report has its place and time, too."""
     forksafe.track_locks()
     try:
         account = Account(forksafe.Lock())

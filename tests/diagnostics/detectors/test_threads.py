@@ -20,7 +20,7 @@ def test_threads(busy):
     assert of("thread", thread="a thread of the test") == []
 
 
-def test_a_thread_that_has_been_joined_is_none():
+def test_thread_joined():
     """Up to CPython 3.12 the system has it for a moment longer."""
     before = of("thread", what="native thread")
     for _ in range(300):
@@ -30,7 +30,8 @@ def test_a_thread_that_has_been_joined_is_none():
         assert of("thread", what="native thread") == before
 
 
-def test_a_thread_that_is_no_daemon_is_worse():
+def test_thread_daemon():
+    """A thread that is no daemon is worse than one that is."""
     go = threading.Event()
     thread = threading.Thread(target=go.wait, args=(30,), name="no daemon")
     thread.start()

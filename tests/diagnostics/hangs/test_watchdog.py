@@ -203,7 +203,8 @@ def test_what_a_child_is_blocked_on(what, results):
 
 
 @pytest.mark.parametrize("what", QUIET)
-def test_a_child_that_is_not_blocked_says_nothing(what, results):
+def test_child_not_blocked(what, results):
+    """A child that is not blocked reports nothing."""
     result = results[what].result(90)
     assert (result.returncode, result.stderr) == (0, "")
 
@@ -216,7 +217,8 @@ def test_bad_values(given):
 
 
 @pytest.mark.parametrize("failing", ["take_snapshot", "threading.Thread.start"])
-def test_errors_of_its_own_are_one_line_and_the_program_goes_on(failing):
+def test_internal_error(failing):
+    """An error of forksafe's own is one line, and the program goes on."""
     result = python("-W", "ignore", "-c", f"""
 import os, threading
 import forksafe
