@@ -20,14 +20,14 @@ version = release = forksafe.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "docstrings"]
 
-# A link that leads nowhere is a warning, and with -W an error; so is a name in the reference that nobody has.
+# A dead link is a warning, and with -W an error; so is an unknown name in the reference.
 nitpicky = True
 nitpick_ignore_regex = [
-    # Of the standard library, whose inventory would have to be loaded.
+    # The standard library: its inventory would have to be loaded.
     (r"py:.*", r"(_?threading|concurrent\.futures|multiprocessing|contextlib|collections|typing|types|logging)(\..*)?"),
-    # Type variables and aliases, which are explained where they are used.
+    # Type variables and aliases: the docstrings that use them explain them.
     (r"py:class", r"(forksafe\..*\.)?_?[A-Z](_co)?|P\.(kw)?args"),
-    (r"py:class", r"(forksafe\..*\.)?(_Hook|_Decorator|Fds|OwnershipPolicy|Context|BaseContext|Busy|Checkout)"),
+    (r"py:class", r"(forksafe\..*\.)?(_Hook|_Decorator|Fds|Context|BaseContext|Busy|Checkout)"),
     (r"py:.*", r"(Runtime|Timeout)(Error|Warning)|BrokenExecutor|Callable|Iterable|Iterator|Sequence|Mapping"),
 ]
 myst_heading_anchors = 3

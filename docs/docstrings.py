@@ -2,7 +2,7 @@
 
 forksafe's docstrings are plain text, for help() and for editors: paragraphs, indented examples, `code` in backticks,
 and arguments as "name: what it is for". Here they become reStructuredText, in which an asterisk is an asterisk.
-What is compiled has no signature that Python could tell; it is read from the stubs beside the sources.
+Signatures of compiled types are read from the stubs beside the sources.
 """
 
 from __future__ import annotations
@@ -65,12 +65,10 @@ def process_signature(
 
 
 def parameters_of(obj: Any) -> set[str]:
-    """By its signature, or by the first line of its docstring, where the compiled types have theirs."""
     try:
         return set(inspect.signature(obj).parameters)
-    except (TypeError, ValueError):
-        first = (inspect.getdoc(obj) or "").partition("\n")[0]
-        return set(re.findall(r"(\w+)(?=[=,)])", first)) if "(" in first else set()
+    except (TypeError, ValueError):  # exceptions without an __init__ of their own
+        return set()
 
 
 def process_docstring(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
