@@ -54,6 +54,6 @@ def test_it_ends_and_waits_for_its_own(tmp_path, fork):
 
 
 @pytest.mark.skipif("C fork" not in FORKS, reason="forks by C are not tested here")
-def test_control_without_a_call_of_forksafe(tmp_path):
+def test_foreign_fork_no_call(tmp_path):
     """Then nothing can find out before threading waits."""
     assert succeeds(run(tmp_path, "C fork", first="pass", alarm=4)).endswith("-14\n")

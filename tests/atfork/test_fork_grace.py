@@ -23,7 +23,8 @@ def test_fork_waits_for_the_task():
         thread.end()
 
 
-def test_control_without_grace_the_child_finds_it_torn():
+def test_no_fork_grace_torn():
+    """Control: without fork_grace the child finds the account torn."""
     with forksafe.ThreadPoolExecutor(2) as executor:
         account = Account()
         executor.submit(account.change)
@@ -32,7 +33,8 @@ def test_control_without_grace_the_child_finds_it_torn():
         account.go_on.set()
 
 
-def test_nothing_begins_while_a_fork_waits():
+def test_fork_grace_begins_nothing():
+    """Nothing begins while a fork waits."""
     begun = []
     with forksafe.ThreadPoolExecutor(2, fork_grace=0) as executor:
         executor.submit(pow, 2, 5).result(10)
@@ -72,7 +74,8 @@ def test_time_is_up():
     assert "fork_grace" in text
 
 
-def test_task_that_forks_waits_for_the_others_only():
+def test_fork_grace_forking_task():
+    """A task that forks waits for the others, not for itself."""
     with forksafe.ThreadPoolExecutor(2, fork_grace=10) as executor:
         account = Account()
         executor.submit(account.change)

@@ -12,7 +12,8 @@ from forksafe.testing import run_in_child
 from support.programs import python, script, succeeds
 
 
-def test_order_is_that_of_os_register_at_fork(register):
+def test_hooks_order(register):
+    """The order is that of os.register_at_fork."""
     log = []
     for name in "ab":
         register(
@@ -51,7 +52,8 @@ def test_registration_repr(register):
     assert repr(registration) == f"<forksafe.Registration {hooks}, unregistered>"
 
 
-def test_a_hook_that_raises_is_reported_and_the_others_run(register, monkeypatch):
+def test_hook_raises(register, monkeypatch):
+    """The exception is reported, and the other hooks run."""
     reported, log = [], []
     monkeypatch.setattr(sys, "unraisablehook", lambda args: reported.append((args.exc_type, args.object)))
 
@@ -68,7 +70,7 @@ def test_a_hook_that_raises_is_reported_and_the_others_run(register, monkeypatch
     assert reported == [(KeyboardInterrupt, interrupts), (ZeroDivisionError, fails), (ZeroDivisionError, fails)]
 
 
-def test_bound_method_that_goes_when_the_interpreter_does(tmp_path):
+def test_bound_method_at_exit(tmp_path):
     """Nothing is printed. No proof of the guard in hooks.py: when names are taken away is up to the interpreter."""
     program = script(
         tmp_path / "program.py",

@@ -16,7 +16,8 @@ from support.programs import python, script, succeeds
 from support.threads import threads
 
 
-def test_child_hooks_run_once_whichever_way_it_forks(register, fork, fork_name):
+def test_child_hooks_run_once(register, fork, fork_name):
+    """Child hooks run once whichever way it forks."""
     log = []
     register(before=lambda: log.append("before"), after_in_child=lambda: log.append("child"))
 
@@ -33,7 +34,8 @@ def test_child_hooks_run_once_whichever_way_it_forks(register, fork, fork_name):
     "forksafe.generation()", "lock.acquire()", "lock.__enter__()", "rlock.acquire()", "semaphore.acquire()",
     "bounded.acquire()", "semaphore.release()", "local.x", "condition.__enter__()",
 ])  # fmt: skip
-def test_first_call_after_a_c_fork_runs_them(tmp_path, call):
+def test_child_hooks_first_call(tmp_path, call):
+    """The first call of forksafe after a fork by C runs the hooks."""
     program = script(
         tmp_path / "program.py",
         f"""
@@ -57,7 +59,7 @@ def test_first_call_after_a_c_fork_runs_them(tmp_path, call):
     succeeds(python(program))
 
 
-def test_late_hooks_wait_for_threadings_own(tmp_path):
+def test_late_hooks_after_threading(tmp_path):
     """A server that calls only the child half (PyOS_AfterFork_Child): threading puts itself right, then ours run."""
     program = script(
         tmp_path / "program.py",
@@ -87,7 +89,8 @@ def test_late_hooks_wait_for_threadings_own(tmp_path):
     succeeds(python(program))
 
 
-def test_hooks_run_late_in_a_grandchild_too(register, fork):
+def test_late_hooks_grandchild(register, fork):
+    """Hooks run late in a grandchild too."""
     log = []
     register(after_in_child=lambda: log.append(forksafe.generation()))
     generation = forksafe.generation()
@@ -112,7 +115,8 @@ def test_one_fork_at_a_time(register):
     assert log[::2] == log[1::2]
 
 
-def test_a_hook_that_never_returns_does_not_stop_other_forks_for_ever(register, monkeypatch):
+def test_hook_never_returns(register, monkeypatch):
+    """Other threads' forks wait for it no longer than GATE_TIMEOUT."""
     from forksafe.atfork import gate
 
     monkeypatch.setattr(gate, "GATE_TIMEOUT", 0.3)
@@ -154,7 +158,7 @@ def test_fork_inside_a_hook(register, when):
     assert run_in_child(lambda: 1) == 1
 
 
-def test_fork_inside_a_hook_that_has_unregistered_itself(tmp_path):
+def test_fork_in_unregistered_hook(tmp_path):
     """No hook is left then, but the outer fork is still under way."""
     program = script(
         tmp_path / "program.py",
@@ -179,7 +183,8 @@ def test_fork_inside_a_hook_that_has_unregistered_itself(tmp_path):
     succeeds(python(program))
 
 
-def test_registering_in_a_hook_and_while_others_fork(register):
+def test_register_during_forks(register):
+    """Hooks can be registered in a hook, and while other threads fork."""
     made = []
 
     def add():
@@ -200,7 +205,7 @@ def test_registering_in_a_hook_and_while_others_fork(register):
         each.unregister()
 
 
-def test_hook_of_another_library_that_takes_our_lock_first(tmp_path):
+def test_foreign_hook_takes_lock(tmp_path):
     """Registered before forksafe was imported, with os.register_at_fork, and taking a lock in the child."""
     program = script(
         tmp_path / "program.py",
@@ -228,7 +233,8 @@ def test_hook_of_another_library_that_takes_our_lock_first(tmp_path):
     succeeds(python(program))
 
 
-def test_veto_by_an_audit_hook_leaves_nothing_behind(tmp_path):
+def test_veto_by_audit_hook(tmp_path):
+    """A fork that an audit hook refuses runs no hook and takes no lock."""
     program = script(
         tmp_path / "program.py",
         """
@@ -256,7 +262,7 @@ def test_veto_by_an_audit_hook_leaves_nothing_behind(tmp_path):
     succeeds(python(program))
 
 
-def test_subprocess_without_python_hooks_is_harmless(register):
+def test_subprocess_without_hooks(register):
     """subprocess with user= forks in C and runs our handler in the child, until exec."""
     import subprocess
 

@@ -147,7 +147,8 @@ def test_callback_changes_members(make):
     assert len(members) == 2
 
 
-def test_hooks_registered_by_first_member(make):
+def test_first_member_registers(make):
+    """The first member registers the hooks, clear() unregisters them."""
     registered = hooks._registrations
     members, member = make(before=lambda member: None), Member()
     assert hooks._registrations == registered

@@ -45,7 +45,8 @@ def test_quiesce(fork):
         thread.end()
 
 
-def test_leaving_the_block_in_the_child():
+def test_quiesce_left_in_child():
+    """The child leaves the block, too, and its executors and locks can be used."""
     program = """
     import os, sys, forksafe
     lock = forksafe.Lock(hold=True)
@@ -66,7 +67,8 @@ def test_leaving_the_block_in_the_child():
     assert result.stderr == ""
 
 
-def test_quiesce_nested_and_with_forks_of_python():
+def test_quiesce_nested():
+    """Blocks may be nested, and Python's own forks happen within."""
     with forksafe.ThreadPoolExecutor(2, fork_grace=5) as executor:
         executor.submit(pow, 2, 5).result(10)
         with forksafe.quiesce(5), forksafe.quiesce(5):
@@ -124,7 +126,7 @@ def in_a_block(busy):
     return busy(lambda: block.enter_context(forksafe.quiesce(5)), block.close)
 
 
-def test_fork_by_c_while_another_thread_is_in_a_block(busy):
+def test_quiesce_other_thread_c_fork(busy):
     """Its block is over in the child, where there is nobody to leave it."""
     with forksafe.ThreadPoolExecutor(2) as executor:
         executor.submit(pow, 2, 5).result(10)
@@ -143,7 +145,7 @@ def test_fork_by_c_while_another_thread_is_in_a_block(busy):
         assert executor.submit(pow, 2, 7).result(10) == 128
 
 
-def test_other_threads_forks_wait_for_the_end_of_the_block(busy):
+def test_quiesce_other_thread_forks(busy):
     """And do not keep the locks from the one that forks within it."""
     lock = forksafe.Lock(hold=True)
     order = []
@@ -167,7 +169,8 @@ def test_other_threads_forks_wait_for_the_end_of_the_block(busy):
     assert order == ["inside", "outside"]
 
 
-def test_an_executor_made_within_a_block_rests_too(busy):
+def test_quiesce_new_executor(busy):
+    """An executor that is made within a block is paused, too."""
     other = in_a_block(busy)
     with forksafe.ThreadPoolExecutor(1) as executor:
         future = executor.submit(pow, 2, 5)
@@ -177,7 +180,7 @@ def test_an_executor_made_within_a_block_rests_too(busy):
         assert future.result(10) == 32
 
 
-def test_a_child_made_by_a_hook_is_still_at_rest_for_the_outer_fork():
+def test_fork_grace_fork_in_hook():
     """The hook runs when everything is at rest; in its child the outer fork is yet to come."""
     with forksafe.ThreadPoolExecutor(1, fork_grace=5) as executor:
         executor.submit(pow, 2, 5).result(10)
@@ -210,7 +213,7 @@ def test_initializers_are_waited_for():
             assert busy == []
 
 
-def test_two_tasks_that_fork_do_not_wait_for_each_other():
+def test_fork_grace_two_forking_tasks():
     """The one that comes second waits for the first one's fork, and so cannot come to rest for it: it is named."""
     with warnings.catch_warnings(record=True) as caught, forksafe.ThreadPoolExecutor(2, fork_grace=60) as executor:
         warnings.simplefilter("always")
@@ -224,7 +227,7 @@ def test_two_tasks_that_fork_do_not_wait_for_each_other():
     assert {each.category for each in caught} <= {forksafe.ForkHazardWarning, DeprecationWarning}
 
 
-def test_a_task_that_quiesces_does_not_keep_another_threads_fork_waiting():
+def test_fork_grace_quiescing_task():
     """It waits for that fork to be over, and so cannot come to rest for it: it is named, and at once."""
     in_hook, go = threading.Event(), threading.Event()
     with forksafe.ThreadPoolExecutor(1, fork_grace=60) as executor:

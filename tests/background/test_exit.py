@@ -42,7 +42,8 @@ def test_end_of_the_interpreter(tmp_path, daemon):
     assert output == "loop flushes\nis ending\nFalse False\n"
 
 
-def test_control_a_daemon_of_threading_is_not_told(tmp_path):
+def test_exit_standard_daemon(tmp_path):
+    """Control: a daemon of threading is not told of the end."""
     output = run(tmp_path, PROGRAM + """
     class Control:
         wait = threading.Event().wait

@@ -53,7 +53,7 @@ def test_target_that_starts_a_process(make, no_hazards):
     assert set(codes) == {0}
 
 
-def test_two_that_fork_at_once_do_not_wait_for_each_other(make, hazards):
+def test_two_targets_fork_at_once(make, hazards):
     """Each in the middle of its target: neither can come to rest before its own fork is over. They are told apart from
     those that take long: with these limits the test would take an hour."""
     both, done = threading.Barrier(2), []
@@ -106,13 +106,15 @@ INTERVAL = """
     ("stop", "return", 0), ("stop", "sys.exit(7)", 7), ("stop", "1 / 0", 1),
     ("restart", "sys.exit(7)", 7), ("restart", "thread.stop(); return", 0),
 ])  # fmt: skip
-def test_the_child_of_an_interval_target_ends_with_it(tmp_path, at_fork, ends, status):
+def test_interval_target_child_ends(tmp_path, at_fork, ends, status):
+    """The child of an interval target ends with it."""
     output, errors = run(tmp_path, INTERVAL.format(ends=ends, at_fork=at_fork), status)
     assert output == "exit of child\nexit of parent\n"
     assert errors.count("ZeroDivisionError") == (ends == "1 / 0")
 
 
-def test_control_the_child_of_a_thread_of_threading_loses_its_status_and_atexit(tmp_path):
+def test_standard_thread_child_ends(tmp_path):
+    """Control: the child of a thread of threading loses its status and atexit functions."""
     control = INTERVAL.format(ends="sys.exit(7)", at_fork="stop")
     control = control.replace('forksafe.BackgroundThread(target, interval=0.001, at_fork="stop")',
                               "threading.Thread(target=target)")  # fmt: skip
@@ -120,7 +122,7 @@ def test_control_the_child_of_a_thread_of_threading_loses_its_status_and_atexit(
     assert output == "exit of parent\n"
 
 
-def test_the_child_of_an_interval_target_goes_on(tmp_path):
+def test_interval_target_child_goes_on(tmp_path):
     """at_fork="restart": with the next intervals, as the child's only thread."""
     run(tmp_path, """
     def target():

@@ -59,7 +59,8 @@ def test_fork_waits_for_the_checkpoint(torn, account, no_hazards):
     join()
 
 
-def test_control_a_thread_of_threading_is_forked_in_the_middle(account):
+def test_fork_standard_thread(account):
+    """Control: a thread of threading is in the middle of its work at the fork."""
     thread = threading.Thread(target=account.change, daemon=True)
     thread.start()
     account.wait_until_torn_by(thread)
@@ -68,7 +69,8 @@ def test_control_a_thread_of_threading_is_forked_in_the_middle(account):
     thread.join(LIMIT)
 
 
-def test_fork_goes_ahead_when_time_is_up(torn, account, hazards):
+def test_fork_time_is_up(torn, account, hazards):
+    """Fork goes ahead when time is up."""
     thread = torn(name="slow flusher", park_timeout=0.05)
 
     def child():
@@ -87,7 +89,8 @@ def test_fork_goes_ahead_when_time_is_up(torn, account, hazards):
     assert thread.is_alive()
 
 
-def test_it_wants_a_lock_that_the_forking_thread_holds(make, hazards):
+def test_fork_holding_its_lock(make, hazards):
+    """The thread wants a lock that the forking thread holds."""
     lock, got = forksafe.Lock(), threading.Event()
 
     def target():
@@ -132,7 +135,7 @@ def interrupt_when_it_waits_for(thread):
     return begin(interrupt)
 
 
-def test_started_while_a_fork_is_under_way(make, no_hazards):
+def test_started_during_fork(make, no_hazards):
     """It begins when the fork is over, on both sides."""
     make(sleeps).start()  # the first of a program is not kept from beginning
     runs, seen = Runs(), []
@@ -156,7 +159,7 @@ def test_started_while_a_fork_is_under_way(make, no_hazards):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only here one can ask which threads the system has")
-def test_the_system_is_done_with_who_has_ended(make, monkeypatch, no_hazards):
+def test_fork_after_thread_ended(make, monkeypatch, no_hazards):
     """OpenSSL holds a lock while it cleans up after a thread, when Python has done with that."""
     monkeypatch.setattr(background_runs, "_TEARDOWN", LIMIT)
     thread, there = make(sleeps, park_timeout=LIMIT), []
@@ -185,7 +188,7 @@ def test_fork_inside_a_hook(make, no_hazards):
 
 
 @pytest.mark.parametrize("at_rest", [True, False], ids=["when it is at rest", "before it is at rest"])
-def test_stopping_it_in_a_hook_before_the_fork(make, at_rest):
+def test_stop_in_before_hook(make, at_rest):
     """What programs did so far. Joining there a thread that is kept at rest would last for ever."""
     thread, errors = make(sleeps), []
     thread.start()
@@ -240,7 +243,8 @@ def test_quiesce(torn, account, no_hazards):
     assert not thread.is_alive()
 
 
-def test_control_a_thread_of_threading_is_not_brought_to_rest(account):
+def test_quiesce_standard_thread(account):
+    """Control: quiesce() does not wait for a thread of threading."""
     thread = threading.Thread(target=account.change, daemon=True)
     thread.start()
     account.wait_until_torn_by(thread)
@@ -261,7 +265,7 @@ def test_started_within_a_block(make, no_hazards):
     wait_until(lambda: answers == [False])
 
 
-def test_stopped_within_a_block_by_another_thread(make, no_hazards):
+def test_quiesce_stop_by_other_thread(make, no_hazards):
     """That waits until the block is left."""
     thread = make(sleeps)
     thread.start()
@@ -274,7 +278,8 @@ def test_stopped_within_a_block_by_another_thread(make, no_hazards):
     assert stopped == [True]
 
 
-def test_quiesce_names_who_is_busy_and_a_fork_does_not_wait_again(torn, account, hazards):
+def test_quiesce_names_busy_thread(torn, account, hazards):
+    """A block names the busy thread, and a fork within does not wait for it again."""
     thread = torn(name="slow", park_timeout=FOR_EVER)
     code = Account.change.__code__
     where = f"{code.co_filename}:{code.co_firstlineno + 2} in change"
@@ -353,7 +358,7 @@ def test_a_fork_within_a_block(tmp_path, fork):
     assert result.stderr == ""
 
 
-def test_a_block_of_a_thread_that_vanished_keeps_nobody_at_rest(make, monkeypatch, hazards):
+def test_quiesce_of_vanished_thread(make, monkeypatch, hazards):
     """In the child; in the parent its fork has waited for the block, as long as forks wait for each other."""
     monkeypatch.setattr(gate, "GATE_TIMEOUT", 0.05)
     runs, inside, leave = Runs(), threading.Event(), threading.Event()

@@ -33,7 +33,8 @@ def test_it_is_restarted_in_the_child(make, calm_fork, no_hazards):
     assert runs.go_on_here()
 
 
-def test_control_a_thread_of_threading_is_missing_in_the_child():
+def test_restart_standard_thread():
+    """Control: a thread of threading is missing in the child."""
     runs, stop = Runs(), threading.Event()
 
     def loop():
@@ -48,7 +49,8 @@ def test_control_a_thread_of_threading_is_missing_in_the_child():
     thread.join(LIMIT)
 
 
-def test_the_loop_begins_anew_in_the_child(make, no_hazards):
+def test_restart_loop_begins_anew(make, no_hazards):
+    """The loop begins anew in the child."""
     beginnings = []
 
     def loop(thread):
@@ -82,7 +84,8 @@ def test_stop_at_fork(make, calm_fork, no_hazards):
     assert thread.is_alive()
 
 
-def test_who_was_stopped_or_never_started_is_not_restarted(make):
+def test_restart_not_running(make):
+    """A thread that was stopped or never started is not restarted."""
     ended, never, told = make(sleeps), make(sleeps), make(sleeps)
     ended.start()
     assert ended.stop(LIMIT)
@@ -96,7 +99,8 @@ def test_who_was_stopped_or_never_started_is_not_restarted(make):
     registration.unregister()
 
 
-def test_a_thread_that_cannot_be_restarted_does_not_keep_the_others_from_it(make, monkeypatch):
+def test_restart_fails_for_one(make, monkeypatch):
+    """The other threads are restarted all the same."""
     reported = []
     monkeypatch.setattr(sys, "unraisablehook", lambda args: reported.append(args.exc_type))
     refused, other = make(sleeps, name="refused"), make(sleeps)
@@ -148,7 +152,7 @@ def test_multiprocessing(make, no_hazards):
 
 @pytest.mark.parametrize("fork", ["os.fork", "ctypes.PyDLL(None).fork"])
 @pytest.mark.parametrize("at_fork", ["restart", "stop"])
-def test_fork_in_a_signal_handler_while_its_end_is_waited_for(tmp_path, fork, at_fork):
+def test_restart_signal_during_join(tmp_path, fork, at_fork):
     """The child is in the middle of join() for a thread that vanished."""
     skip_without_the_gil(fork)
     succeeds(python(script(tmp_path / "program.py", f"""
@@ -180,7 +184,7 @@ def test_fork_in_a_signal_handler_while_its_end_is_waited_for(tmp_path, fork, at
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 13), reason="threading refuses to start threads made before the fork")
-def test_fork_in_a_signal_handler_while_it_is_started(tmp_path):
+def test_restart_signal_during_start(tmp_path):
     """It is not waited for, and the child, which is in the middle of start(), goes on with that: it begins once."""
     succeeds(python("-W", "ignore::DeprecationWarning", script(tmp_path / "program.py", """
         import os, sys, threading

@@ -70,7 +70,8 @@ def test_loop(make):
     assert BackgroundThread.current() is None
 
 
-def test_wake_before_its_first_checkpoint_is_kept(make):
+def test_wake_before_first_checkpoint(make):
+    """wake() before the first checkpoint is not lost."""
     inside, go_on, answers = threading.Event(), threading.Event(), []
 
     def loop(thread):
@@ -100,7 +101,8 @@ def test_starting_again(make):
     assert thread.is_alive() and thread._run is not first
 
 
-def test_stop_without_waiting_and_by_itself(make):
+def test_stop_without_wait(make):
+    """stop() without waiting, and by the thread itself."""
     stopped = []
 
     def loop(thread):
@@ -118,7 +120,7 @@ def test_stop_without_waiting_and_by_itself(make):
     assert not thread.is_alive()
 
 
-def test_a_loop_that_is_stopped_before_it_begins_is_called(make):
+def test_stop_before_loop_begins(make):
     """For what it does at its end: nothing that was handed to it is lost."""
     told = []
     thread = make(lambda thread: told.append(thread.wait(LIMIT)))
@@ -280,7 +282,8 @@ def test_it_cannot_be_copied(make):
             function(thread)
 
 
-def test_a_thread_that_cannot_be_started(make, monkeypatch):
+def test_start_fails(make, monkeypatch):
+    """A thread that cannot be started."""
     thread = make(sleeps)
 
     def refuse(self):
@@ -296,7 +299,8 @@ def test_a_thread_that_cannot_be_started(make, monkeypatch):
 
 
 @pytest.mark.parametrize("method", ["stop", "join"])
-def test_ctrl_c_while_its_end_is_waited_for(make, method):
+def test_join_interrupted(make, method):
+    """Ctrl-C comes while the end of the thread is waited for."""
     account = Account()
     thread = make(account.change)
     thread.start()

@@ -74,7 +74,9 @@ def test_no_forkserver(monkeypatch):
     assert run_in_child(get_start_method) == "spawn"
 
 
-def test_threads_that_cannot_be_counted(monkeypatch):
+def test_threads_not_countable(monkeypatch):
+    """Threads that cannot be counted."""
+
     def no_proc(path, **_):
         raise FileNotFoundError(path)
 
@@ -188,7 +190,8 @@ def test_a_lock_that_a_thread_holds(name, busy):
 # What contexts are used for
 
 
-def test_used_everywhere_from_one_thread():
+def test_everything_from_one_thread():
+    """Used everywhere from one thread."""
     run_in_child(use_context, LIMIT)
 
 
@@ -200,12 +203,13 @@ def test_used_everywhere_among_threads():
     run_in_child(child, LIMIT)
 
 
-def test_used_everywhere_in_a_worker_thread():
+def test_everything_in_worker_thread():
+    """Used everywhere in a worker thread."""
     in_thread(use_context)
 
 
 @pytest.mark.parametrize("name", list(CONTEXTS))
-def test_a_lock_made_before_the_threads(name):
+def test_lock_made_before_threads(name):
     """The control is a lock of the standard fork context, which another process cannot find."""
 
     def child():
@@ -220,18 +224,21 @@ def test_a_lock_made_before_the_threads(name):
             run_in_child(child, LIMIT)
 
 
-def test_a_daemonic_process_has_children():
+def test_daemonic_children():
+    """A daemonic process has children."""
     method, said = ask(have_children, CONTEXT, daemon=True)
     assert (method, said) == ("forkserver" if threading.active_count() > 1 or not LINUX else method, 0)
     assert run_in_child(lambda: ask(have_children, CONTEXT, daemon=True)[1], LIMIT) == 0
 
 
-def test_control_the_standard_ones_have_none():
+def test_standard_daemonic_children():
+    """Control: the standard daemonic processes may have no children."""
     said = ask(have_children, multiprocessing.get_context("spawn"), daemon=True)[1]
     assert said == "daemonic processes are not allowed to have children"
 
 
-def test_the_workers_of_a_standard_pool_have_children():
+def test_standard_pool_children():
+    """The workers of a standard pool have children."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         assert pool.map(start_one, [1]) == [0]
 

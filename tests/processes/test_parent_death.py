@@ -95,7 +95,8 @@ def test_none_outlives_its_parent(tmp_path, method):
 
 @linux
 @pytest.mark.parametrize("method", METHODS)
-def test_control_the_standard_ones_outlive_their_parent(tmp_path, method):
+def test_standard_outlives_parent(tmp_path, method):
+    """Control: the standard ones outlive their parent."""
     text = f"""
     def leaf(connection):
         connection.send(os.getpid())
@@ -158,7 +159,7 @@ def test_however_the_parent_ends(tmp_path, end):
 
 @linux
 @pytest.mark.parametrize("method", METHODS)
-def test_a_parent_that_dies_before_its_child_has_begun(tmp_path, method):
+def test_parent_dies_before_child_begins(tmp_path, method):
     """The child gets no further than where it is tied to its parent: what it would write is never written."""
     text = f"""
     def wait_for_end(pid):
@@ -210,7 +211,7 @@ def test_a_parent_that_dies_before_its_child_has_begun(tmp_path, method):
 
 
 @linux
-def test_other_children_of_the_parent_keep_none_alive(tmp_path):
+def test_siblings_keep_none_alive(tmp_path):
     """Those made by os.fork have inherited all that their parent had open, and live on."""
     text = f"""
     def leaf(connection):
@@ -246,7 +247,7 @@ def test_other_children_of_the_parent_keep_none_alive(tmp_path):
 
 
 @linux
-def test_forks_of_other_threads_keep_none_alive(tmp_path):
+def test_forks_by_threads_keep_none_alive(tmp_path):
     """Many forks while many processes are started: none of the children has an end that is its parent's."""
     text = """
     def leaf():
@@ -293,7 +294,8 @@ def test_forks_of_other_threads_keep_none_alive(tmp_path):
 
 
 @linux
-def test_where_the_kernel_sends_no_signal(tmp_path):
+def test_kernel_without_signal(tmp_path):
+    """Where the kernel sends no signal."""
     text = f"""
     def fail(fd, pid):
         raise OSError
@@ -309,7 +311,8 @@ def test_where_the_kernel_sends_no_signal(tmp_path):
 
 
 @linux
-def test_what_the_main_program_starts_outlives_it_unless_daemonic(tmp_path):
+def test_main_program_killed(tmp_path):
+    """What the main program starts outlives it unless it is daemonic."""
     text = """
     def leaf(writer):
         os.close(1)

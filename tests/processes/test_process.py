@@ -70,7 +70,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("name", ["forksafe", "the control"])
-def test_the_exit_status_is_the_parents_to_read(tmp_path, name):
+def test_exit_status_in_child(tmp_path, name):
     """A forkserver sends it through a pipe, once."""
     context = "context" if name == "forksafe" else "multiprocessing.get_context('forkserver')"
     text = "import multiprocessing.connection\n" + STATUS.format(context=context, forced="forced('forkserver')")
@@ -130,12 +130,14 @@ def forkserver_program(tmp_path, name, imports):
 
 
 @pytest.mark.parametrize("name", list(FORKED_CHILDREN))
-def test_a_child_of_a_process_that_has_used_a_forkserver(tmp_path, name):
+def test_forkserver_in_child(tmp_path, name):
+    """A child of a process that has used a forkserver."""
     program = forkserver_program(tmp_path, name, "import forksafe.processes.process")
     assert succeeds(python(program, timeout=100)) == "3\n"
 
 
-def test_control_the_forkserver_of_a_parent(tmp_path):
+def test_forkserver_standard(tmp_path):
+    """Control: the standard child asks for the exit of its parent's forkserver."""
     assert succeeds(python(forkserver_program(tmp_path, "its own forkserver", ""), timeout=100)) == "9\n"
 
 
@@ -147,7 +149,7 @@ def test_control_locks_of_the_servers(tmp_path, name):
 
 
 @pytest.mark.skipif(not SYS_CLONE, reason="no raw clone on this platform")
-def test_a_child_that_shares_its_parents_descriptors_closes_none(tmp_path):
+def test_shared_descriptor_table(tmp_path):
     """And cannot leave their table, as it has a second thread when it notices: the forkserver must live on."""
     succeeds(python("-W", "ignore", script(tmp_path / "program.py", f"""
         import _thread, ctypes, multiprocessing, os, signal, sys
