@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -118,3 +119,10 @@ def test_test_names():
     names = [name for path in files(TESTS) for name in pattern.findall(path.read_text(encoding="utf-8"))]
     assert [name for name in names if len(name) > 60] == []
     assert sum(map(len, names)) / len(names) <= 30
+
+
+def test_completion():
+    """Completion shows the public names, whatever was imported."""
+    assert "forksafe.locks" in sys.modules
+    assert [name for name in dir(forksafe) if not name.startswith("__")] == sorted(forksafe.__all__)
+    assert {"__version__", "__doc__", "__path__"} <= set(dir(forksafe))

@@ -120,35 +120,27 @@ __all__ = [
     "unprotect",
 ]
 
-_at_first_use = {
-    "BackgroundThread": "forksafe.background.thread",
-    "ConnectionPool": "forksafe.pool.pool",
-    "PoolStats": "forksafe.pool.pool",
-    "Future": "forksafe.executors.futures",
-    "InheritedFutureError": "forksafe.executors.inherited",
-    "Guard": "forksafe.diagnostics.guard",
-    "ForkHazardError": "forksafe.diagnostics.hazard",
-    "Hazard": "forksafe.diagnostics.hazard",
-    "ProcessPoolExecutor": "forksafe.executors.process",
-    "Resource": "forksafe.resources.resource",
-    "ThreadPoolExecutor": "forksafe.executors.thread",
-    "background_thread": "forksafe.background.thread",
-    "close_on_fork": "forksafe.descriptors.close_on_fork",
-    "get_context": "forksafe.processes.context",
-    "get_start_method": "forksafe.processes.start_method",
-    "guard": "forksafe.diagnostics.guard",
-    "hazards": "forksafe.diagnostics.scan",
-    "install": "forksafe.patching.install",
-    "keep_on_fork": "forksafe.descriptors.close_on_fork",
-    "protect": "forksafe.adapters.protect",
-    "quiesce": "forksafe.atfork.quiesce",
-    "register_adapter": "forksafe.adapters.protect",
-    "register_finder": "forksafe.descriptors.type_plans",
-    "resource": "forksafe.resources.resource",
-    "track_locks": "forksafe.diagnostics.lock_tracking",
-    "uninstall": "forksafe.patching.install",
-    "unprotect": "forksafe.adapters.protect",
+_NAMES = {  # of each module that is imported at first use
+    "adapters.protect": ("protect", "register_adapter", "unprotect"),
+    "atfork.quiesce": ("quiesce",),
+    "background.thread": ("BackgroundThread", "background_thread"),
+    "descriptors.close_on_fork": ("close_on_fork", "keep_on_fork"),
+    "descriptors.type_plans": ("register_finder",),
+    "diagnostics.guard": ("Guard", "guard"),
+    "diagnostics.hazard": ("ForkHazardError", "Hazard"),
+    "diagnostics.lock_tracking": ("track_locks",),
+    "diagnostics.scan": ("hazards",),
+    "executors.futures": ("Future",),
+    "executors.inherited": ("InheritedFutureError",),
+    "executors.process": ("ProcessPoolExecutor",),
+    "executors.thread": ("ThreadPoolExecutor",),
+    "patching.install": ("install", "uninstall"),
+    "pool.pool": ("ConnectionPool", "PoolStats"),
+    "processes.context": ("get_context",),
+    "processes.start_method": ("get_start_method",),
+    "resources.resource": ("Resource", "resource"),
 }
+_modules = {name: f"forksafe.{module}" for module, names in _NAMES.items() for name in names}
 
 
 def generation() -> int:
@@ -162,7 +154,7 @@ def generation() -> int:
 if not TYPE_CHECKING:  # to a type checker it would mean that any name exists
 
     def __getattr__(name):
-        module = "forksafe.testing" if name == "testing" else _at_first_use.get(name)
+        module = "forksafe.testing" if name == "testing" else _modules.get(name)
         if module is None:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         __import__(module)

@@ -43,7 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options, unknown = parser.parse_known_args(own, argparse.Namespace(parser=parser, program=program))
     command_parser: _Parser = options.parser
     if unknown:
-        command_parser.error(f"no such option: {unknown[0]}")
+        kind = "option" if unknown[0].startswith("-") else "argument"
+        command_parser.error(f"no such {kind}: {unknown[0]}")
     if options.command is None:
         parser.error("a command is needed")
     try:

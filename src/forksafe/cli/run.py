@@ -7,7 +7,6 @@ with forksafe, too.
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 
 from forksafe.cli.launch import UsageError, command_of, environment_of
@@ -29,6 +28,8 @@ def run(options: Namespace) -> int:
     sys.stdout.flush()
     try:
         if sys.platform == "win32":
+            import subprocess
+
             return subprocess.call(command, executable=path, env=environment)
         os.execve(path, command, environment)
     except OSError as error:
