@@ -22,3 +22,10 @@ cdef class Checkout:
     cdef Entry _entry
     cdef object _timeout
     cdef uint64_t _loan
+
+
+cdef Entry take(PoolCore pool)
+cdef int put(PoolCore pool, Slots slots, Entry entry) except -1
+cdef int renew(PoolCore pool, Slots made) except -1
+cdef object enter(object self)
+cdef object leave(object self)

@@ -58,7 +58,7 @@ cdef class Slots:
     cdef readonly object extra
 
     cdef Entry lend_idle(self)
-    cdef bint end_loan(self, Entry entry, uint64_t loan) except -1
+    cdef bint end_loan(self, Entry entry, uint64_t loan) noexcept
     cdef bint make_idle(self, Entry entry) except -1
     cdef int rescue(self, Entry entry, uint64_t loan, bint bad) except -1
 

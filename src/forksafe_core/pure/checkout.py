@@ -120,9 +120,8 @@ class PoolCore:
         raise TypeError(f"a {type(self).__name__} cannot be pickled or copied: make one in each process, or fork")
 
 
-@cython.cfunc
 @cython.critical_section
-def renew(pool: PoolCore, made: Slots) -> None:
+def renew(pool, made):
     slots: Slots = pool._slots
     if slots is None or is_inherited(slots):
         if slots is not None:
@@ -132,9 +131,7 @@ def renew(pool: PoolCore, made: Slots) -> None:
         pool._slots = made
 
 
-@cython.cfunc
-@cython.inline
-def take(pool: PoolCore) -> Entry:
+def take(pool):
     """The idle entry that is lent next; None if anything is unusual."""
     slots: Slots = pool._slots
     if slots is None or pool._looks_first or is_inherited(slots):
@@ -142,9 +139,7 @@ def take(pool: PoolCore) -> Entry:
     return slots.lend_idle()
 
 
-@cython.cfunc
-@cython.inline
-def put(pool: PoolCore, slots: Slots, entry: Entry) -> None:
+def put(pool, slots, entry):
     """Reset what comes back; it is idle then, if nothing is unusual."""
     closed: cython.bint = False
     error = None
@@ -155,17 +150,15 @@ def put(pool: PoolCore, slots: Slots, entry: Entry) -> None:
                 entry.reset()
         except BaseException as caught:
             error = caught
-    if not closed and error is None and slots.make_idle(entry):
-        return
-    loan: cython.ulonglong = entry.loan
-    try:
-        pool._take_back_slowly(slots, entry, closed, error)
-    except BaseException:
-        slots.rescue(entry, loan, closed or error is not None)
-        raise
+    if closed or error is not None or not slots.make_idle(entry):
+        loan: cython.ulonglong = entry.loan
+        try:
+            pool._take_back_slowly(slots, entry, closed, error)
+        except BaseException:
+            slots.rescue(entry, loan, closed or error is not None)
+            raise
 
 
-@cython.cfunc
 def enter(self):
     checkout: Checkout = cython.cast(Checkout, self)
     if checkout._pool is None:
@@ -182,7 +175,6 @@ def enter(self):
     return entry.value
 
 
-@cython.cfunc
 def leave(self):
     checkout: Checkout = cython.cast(Checkout, self)
     entry: Entry = checkout._entry

@@ -29,15 +29,15 @@ address = id
 monotonic_ns = time.monotonic_ns
 
 
-def cfunc(function: F) -> F:
-    return function
+def cclass(decorated: F) -> F:
+    return decorated
 
 
-cclass = inline = final = no_gc = no_gc_clear = cfunc
+final = no_gc = no_gc_clear = cclass
 
 
 def freelist(size: int) -> Callable[[F], F]:
-    return cfunc
+    return cclass
 
 
 def cast(type: type[T], value: Any) -> T:
