@@ -52,19 +52,11 @@ class Context(BaseContext):
     def get_start_method(self, allow_none: bool = False) -> str:
         return get_start_method()
 
-    # Locks of the spawn context, for one made for fork alone has no name by which another process could find it.
-
-    def Lock(self) -> Any:
-        return _spawn.Lock()
-
-    def RLock(self) -> Any:
-        return _spawn.RLock()
-
-    def Semaphore(self, value: int = 1) -> Any:
-        return _spawn.Semaphore(value)
-
-    def BoundedSemaphore(self, value: int = 1) -> Any:
-        return _spawn.BoundedSemaphore(value)
+    # Those of the spawn context: a lock made for fork alone has no name by which another process could find it.
+    Lock: Any = _spawn.Lock
+    RLock: Any = _spawn.RLock
+    Semaphore: Any = _spawn.Semaphore
+    BoundedSemaphore: Any = _spawn.BoundedSemaphore
 
     def __repr__(self) -> str:
         return f"<forksafe.get_context(), start method now {self.get_start_method()!r}>"
