@@ -356,8 +356,9 @@ def set_recorder(recorder, describe=None):
     global _describe
     _describe = describe
     lt_forget()
-    if recorder is not None and recorder not in _recorders:
-        _recorders.append(recorder)
+    for each in (recorder, describe):
+        if each is not None and each not in _recorders:
+            _recorders.append(each)
     record_new(<PyObject *>recorder if recorder is not None else NULL)
 
 

@@ -34,7 +34,7 @@ def test_grandchild(fork):
     assert run_in_child(child, fork=fork) == (before + 1, before + 2)
 
 
-def test_unnoticed_forks_count_as_one_but_are_found():
+def test_generation_unnoticed_forks():
     """Nothing is called in the child between two forks that run no handler: they are still found."""
     if "raw clone" not in FORKS:
         pytest.skip("no raw clone on this platform")
@@ -55,7 +55,8 @@ def test_late_forks_are_counted(fork, fork_name):
     assert late == (0 if fork_name in HANDLERS_RUN else 1)
 
 
-def test_survivor_keeps_its_token_and_others_are_gone(fork, busy):
+def test_token_of_survivor(fork, busy):
+    """The survivor keeps its token, and the other threads are gone."""
     tokens = []
     busy(lambda: tokens.append(atfork.token()))
     mine = atfork.token()
@@ -67,7 +68,7 @@ def test_survivor_keeps_its_token_and_others_are_gone(fork, busy):
     assert not atfork.gone(tokens[0])
 
 
-def test_new_thread_in_child_is_not_taken_for_one_that_vanished(fork, busy):
+def test_gone_new_thread(fork, busy):
     """Thread idents are reused in a child; tokens are not."""
     tokens = []
     for _ in range(4):
@@ -118,7 +119,8 @@ def test_fork_by_a_thread_without_a_token(fork):
     assert result == [(True, 0)]
 
 
-def test_late_fork_found_by_another_thread_counts_nobody_as_gone_until_the_survivor_shows_itself(busy):
+def test_gone_survivor_unknown(busy):
+    """Another thread finds a late fork: no thread counts as gone until the survivor is known."""
     if "raw clone" not in FORKS:
         pytest.skip("no raw clone on this platform")
     lock = forksafe.Lock()
@@ -159,7 +161,7 @@ def test_multiprocessing():
     assert queue.get() == forksafe.generation() + 1
 
 
-def test_overlapping_forks_from_several_threads(fork, fork_name):
+def test_generation_overlapping_forks(fork, fork_name):
     """Each child finds its own survivor, however the forks interleave.
 
     After a C fork among threads that compete for it, the child's interpreter may hang where it lets go the GIL (its
@@ -219,7 +221,8 @@ def test_fork_that_fails_changes_nothing():
     assert run_in_child(child) == (["before", "parent"], 0)
 
 
-def test_subprocess_with_preexec_fn_runs_hooks_in_the_child(tmp_path):
+def test_hooks_subprocess_preexec_fn(tmp_path):
+    """subprocess with preexec_fn runs the hooks in the child."""
     program = script(
         tmp_path / "program.py",
         """

@@ -347,7 +347,8 @@ class TestLocal:
         assert isinstance(local, threading.local)
 
 
-def test_an_action_may_ask_the_barrier_how_many_wait():
+def test_barrier_action_asks_n_waiting():
+    """An action may ask its barrier how many threads wait."""
     seen = []
 
     def action():

@@ -276,7 +276,8 @@ def test_without_fork(case):
     without_fork(CASES[case])
 
 
-def test_unraisable_exceptions_are_printed_without_a_hook():
+def test_unraisable_without_hook():
+    """Without a hook an unraisable exception is printed."""
     program = WITHOUT_FORK + "forksafe_core.atfork.write_unraisable(ValueError('seen'), print)"
     result = python("-c", program)
     assert result.returncode == 0
@@ -295,7 +296,8 @@ def test_both_cores_have_the_same_names():
 
 @pytest.mark.parametrize("name", ["_atfork", "_locks", "_semaphores", "_local"])
 @pytest.mark.parametrize("package", ["forksafe", "forksafe_core"])
-def test_a_missing_compiled_core_is_an_error_where_there_is_fork(name, package):
+def test_compiled_core_missing(name, package):
+    """Where there is fork, a missing compiled module is an error that says what to do."""
     program = f"""
 import os, sys
 if not hasattr(os, "fork"):

@@ -122,7 +122,8 @@ def test_futures_of_the_parent_have_failed(gated, fork):
     assert not any(future.done() for future in gated.all)
 
 
-def test_control_futures_of_the_standard_one_hang():
+def test_control_standard_hangs():
+    """The negative control: futures of the standard executor hang in a child."""
     gated = Gated(lambda *given, **more: Standard(*given, mp_context=CONTEXT, **more))
     for future in gated.running, gated.waiting[-1]:
         with pytest.raises(concurrent.futures.TimeoutError):
@@ -130,7 +131,8 @@ def test_control_futures_of_the_standard_one_hang():
     gated.open()
 
 
-def test_futures_that_were_done_stay_readable(executor, fork):
+def test_done_stays_readable(executor, fork):
+    """Futures that were done at the fork stay readable."""
     done, failed = executor.submit(pow, 2, 5), executor.submit(divmod, 1, 0)
     assert wait([done, failed], LIMIT).not_done == set()
 
@@ -141,7 +143,7 @@ def test_futures_that_were_done_stay_readable(executor, fork):
     assert run_in_child(child, fork=fork) == 32
 
 
-def test_everybody_who_waits_in_the_child_goes_on(gated):
+def test_waiters_in_child(gated):
     """wait(), as_completed() and asyncio, with futures of other kinds among them."""
 
     def child():
@@ -176,7 +178,8 @@ def test_mixed_kinds_in_the_parent(executor):
     assert asyncio.run(main()) == 64
 
 
-def test_callbacks_of_the_parent_run_in_the_parent(gated):
+def test_callbacks_of_parent(gated):
+    """Callbacks of the parent run in the parent alone."""
     called = []
     for future in gated.all:
         future.add_done_callback(lambda _: called.append(os.getpid()))
@@ -307,7 +310,9 @@ def test_wrong_arguments():
 
 
 @linux
-def test_workers_are_forked_only_by_a_single_thread():
+def test_workers_start_method():
+    """Workers are forked only while there is a single thread."""
+
     def child():
         with ProcessPoolExecutor(1) as executor:
             executor.submit(pow, 2, 5).result(LIMIT)

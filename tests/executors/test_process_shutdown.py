@@ -80,12 +80,14 @@ def test_a_child_that_exits(tmp_path, child, fork_name):
 
 
 @linux
-def test_control_a_child_of_the_standard_one_trips(tmp_path):
+def test_control_standard_trips(tmp_path):
+    """The negative control: a child of the standard executor's owner trips at its exit."""
     result = run(tmp_path, EXITS.format(executor="Standard", fork="os.fork", child="pass", status=3))
     assert "can only join a child process" in result.stderr or "can only test a child process" in result.stderr
 
 
-def test_control_a_child_that_uses_the_standard_one_hangs(tmp_path):
+def test_control_standard_hangs(tmp_path):
+    """The negative control: a child that uses the standard executor hangs."""
     child = "executor.submit(pow, 2, 7).result()"
     text = EXITS.format(executor="Standard", fork="os.fork", child=child, status=3)
     assert hangs(script(tmp_path / "program.py", HEADER + PRELUDE + text), timeout=3)
@@ -202,12 +204,14 @@ if __name__ == "__main__":
 
 @linux
 @pytest.mark.parametrize("busy", [False, True])
-def test_workers_do_not_outlive_an_owner_that_is_killed(tmp_path, busy):
+def test_owner_killed(tmp_path, busy):
+    """Workers do not outlive an owner that is killed."""
     text = OWNER.format(executor="ProcessPoolExecutor", busy=busy, outlives=False)
     assert succeeds(run(tmp_path, text)) == "False\n"
 
 
 @linux
-def test_control_workers_of_the_standard_one_outlive_it(tmp_path):
+def test_control_owner_killed(tmp_path):
+    """The negative control: workers of the standard executor outlive their owner."""
     text = OWNER.format(executor="Standard", busy=True, outlives=True)
     assert succeeds(run(tmp_path, text)) == "True\n"

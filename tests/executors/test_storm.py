@@ -21,7 +21,8 @@ pytestmark = [
 ]
 
 
-def test_no_task_is_lost_or_run_twice_and_children_end_as_asked():
+def test_storm():
+    """No task is lost or run twice, and children end as asked."""
     said = succeeds(python("-W", "ignore", str(PROGRAM), str(COUNT), "8", "4", timeout=100 + COUNT))
     assert f"'outside': {COUNT // 2}" in said, said
     assert f"'inside': {COUNT // 2}" in said, said

@@ -71,7 +71,8 @@ def test_multiprocessing(executor, blocked):
     assert process.exitcode == 0
 
 
-def test_thread_of_the_parent_that_is_none_of_its(executor, blocked):
+def test_fork_in_other_thread(executor, blocked):
+    """A thread forks that is not one of the executor's."""
     result = []
     thread = threading.Thread(target=lambda: result.append(run_in_child(lambda: executor.submit(pow, 2, 6).result(10))))
     thread.start()
@@ -99,7 +100,8 @@ def test_futures_of_the_parent_have_failed(executor, blocked, fork):
     assert not any(future.done() for future in blocked.all)
 
 
-def test_control_futures_of_the_standard_one_hang():
+def test_control_standard_hangs():
+    """The negative control: futures of the standard executor hang in a child."""
     with ThreadPoolExecutor(1) as executor:
         blocked = Blocked(executor)
         for future in (blocked.running[0], blocked.waiting[0]):
@@ -108,7 +110,8 @@ def test_control_futures_of_the_standard_one_hang():
         blocked.end()
 
 
-def test_futures_that_were_done_stay_readable(executor, fork):
+def test_done_stays_readable(executor, fork):
+    """Futures that were done at the fork stay readable."""
     done, failed = executor.submit(pow, 2, 5), executor.submit(divmod, 1, 0)
     wait([done, failed], 10)
     blocked = Blocked(executor)
@@ -127,7 +130,7 @@ def test_futures_that_were_done_stay_readable(executor, fork):
     blocked.end()
 
 
-def test_everybody_who_waits_in_the_child_goes_on(executor, blocked):
+def test_waiters_in_child(executor, blocked):
     """wait(), as_completed() and asyncio, with futures of other kinds among them."""
 
     def child():
@@ -155,7 +158,8 @@ def test_wait_for_both_kinds_in_the_parent(executor):
         assert wait(futures, 10).not_done == set()
 
 
-def test_callbacks_of_the_parent_run_in_the_parent(executor):
+def test_callbacks_of_parent(executor):
+    """Callbacks of the parent run in the parent alone."""
     called, callers = [], []
     blocked = Blocked(executor)
     for future in blocked.all:
@@ -174,7 +178,7 @@ def test_callbacks_of_the_parent_run_in_the_parent(executor):
 
 
 @pytest.mark.parametrize("how", ["result", "exception", "wait", "as_completed"])
-def test_signal_handler_forks_while_its_thread_waits(executor, blocked, how):
+def test_signal_handler_forks(executor, blocked, how):
     """In the child the handler returns into the very call that waits for the parent's future."""
     future = blocked.waiting[-1]
     ways = {

@@ -34,7 +34,8 @@ ENDS = {
 
 
 @pytest.mark.parametrize("how", list(ENDS))
-def test_the_child_of_a_task_ends_as_the_task_does(tmp_path, how):
+def test_child_status(tmp_path, how):
+    """The child of a task ends as the task does."""
     child, status, noted = ENDS[how]
     result = python(
         program(tmp_path, QUEUE, child=child, status=status, noted=sorted([*OTHERS, "task parent", *noted]))
@@ -53,7 +54,8 @@ def test_in_every_way_to_fork(tmp_path, fork):
     )))  # fmt: skip
 
 
-def test_control_the_standard_one_does_the_parents_work_again_and_loses_the_status(tmp_path):
+def test_control_standard_status(tmp_path):
+    """The negative control: the standard executor does the parent's work again and loses the status."""
     result = python(program(
         tmp_path, QUEUE, module="concurrent.futures", limit=2, child="sys.exit(7)", status=7, noted=[]
     ))  # fmt: skip
@@ -66,7 +68,8 @@ def test_control_the_standard_one_does_the_parents_work_again_and_loses_the_stat
     assert "other 0 child" in result.stdout
 
 
-def test_what_the_program_does_at_its_end_is_done_in_the_child(tmp_path):
+def test_child_atexit(tmp_path):
+    """What the program does at its end is done in the child."""
     text = """
 def task():
     pid = os.fork()
@@ -200,7 +203,7 @@ def test_fork_inside_everything(tmp_path, where, child):
 
 
 @pytest.mark.parametrize("order", ["before", "after"])
-def test_threads_that_fork_at_once_in_a_program_that_imports_the_standard_executor(tmp_path, order):
+def test_threads_fork_at_once(tmp_path, order):
     """A thread that has that lock is not to wait for another's fork, which waits for it in a hook."""
     imports = ["import concurrent.futures.thread", "import forksafe"]
     lines = imports if order == "before" else imports[::-1]
@@ -236,7 +239,7 @@ assert not concurrent.futures.thread._global_shutdown_lock.locked()
 
 
 @pytest.mark.parametrize("order", ["before", "after"])
-def test_hook_that_forks_in_a_program_that_imports_the_standard_executor(tmp_path, order):
+def test_hook_forks(tmp_path, order):
     """concurrent.futures.thread holds a lock across each fork, and hooks of ours run while it does."""
     imports = ["import concurrent.futures.thread", "import forksafe"]
     lines = imports if order == "before" else imports[::-1]

@@ -47,7 +47,8 @@ def test_shut_down_before_the_fork():
         run_in_child(lambda: executor.submit(pow, 2, 5) and None)
 
 
-def test_broken_before_the_fork_is_tried_again_in_the_child():
+def test_broken_then_fork():
+    """What was broken before the fork is tried again in the child."""
     parent = os.getpid()
 
     def initializer():
@@ -73,7 +74,9 @@ def test_collected_in_the_child(fork):
     blocked.end()
 
 
-def test_what_a_task_had_is_not_finalised_in_the_child(executor):
+def test_arguments_not_finalised(executor):
+    """What a task of the parent had is not finalised in the child."""
+
     class Session:
         def __del__(self):
             finalised.append(os.getpid())
@@ -97,7 +100,8 @@ def test_what_a_task_had_is_not_finalised_in_the_child(executor):
     assert finalised == [os.getpid()]
 
 
-def test_executor_that_nobody_has_any_more_ends_its_threads():
+def test_collected_ends_threads():
+    """An executor that is collected ends its threads."""
     executor = forksafe.ThreadPoolExecutor(2)
     results = [executor.submit(pow, 2, n) for n in range(100)]
     threads, reference = set(executor._threads), weakref.ref(executor)
@@ -164,7 +168,8 @@ def test_types(executor):
         multiprocessing.reduction.ForkingPickler.dumps(future)
 
 
-def test_context_variables_are_seen_as_in_the_standard_one(executor):
+def test_context_variables(executor):
+    """Context variables are seen as with the standard executor."""
     variable = contextvars.ContextVar("variable", default="default")
     variable.set("set by who submits")
     with ThreadPoolExecutor(1) as standard:

@@ -119,7 +119,7 @@ class TestInAChild:
 
         assert "release un" in run_in_child(child, fork=fork)
 
-    def test_waiters_of_the_parent_are_not_the_childs(self, lock, fork):
+    def test_waiters_of_parent(self, lock, fork):
         """Threads were parked on the lock at the fork; in the child it works, also under contention."""
         lock.acquire()
         with threads(lambda: lock.acquire() and lock.release(), 3):

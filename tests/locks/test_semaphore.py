@@ -17,7 +17,8 @@ from support.hangs import assert_child_hangs
 from support.threads import threads
 
 
-def test_bounded_gets_back_the_permits_of_threads_that_vanished(busy, fork):
+def test_bounded_restores_permits(busy, fork):
+    """A child gets back the permits of threads that vanished."""
     semaphore = forksafe.BoundedSemaphore(3)
     for _ in range(3):
         busy(semaphore.acquire, semaphore.release)
@@ -41,7 +42,8 @@ def test_control_threadings_stays_empty(busy):
     assert_child_hangs(lambda: semaphore.acquire() and None, "threading.py")
 
 
-def test_permits_of_the_thread_that_forked_stay_taken(busy, fork):
+def test_permits_of_survivor(busy, fork):
+    """The permits of the thread that forked stay taken."""
     semaphore = forksafe.BoundedSemaphore(3)
     busy(semaphore.acquire, semaphore.release)
     semaphore.acquire()
@@ -66,7 +68,8 @@ def test_grandchild(busy, fork):
     assert run_in_child(child, fork=fork) == (1, 1)
 
 
-def test_restored_once_however_many_threads_come_first(busy):
+def test_restored_once(busy):
+    """Permits are restored once, however many threads use the semaphore first."""
     semaphore = forksafe.BoundedSemaphore(5)
     for _ in range(5):
         busy(semaphore.acquire, semaphore.release)
@@ -99,7 +102,8 @@ def test_semaphore_with_restore(busy, fork):
     assert run_in_child(lambda: [semaphore.acquire(False) for _ in range(3)], fork=fork) == [True, True, False]
 
 
-def test_semaphore_with_restore_keeps_what_was_added(fork):
+def test_restore_keeps_added(fork):
+    """Permits that were added stay added when those of vanished threads are restored."""
     semaphore = forksafe.Semaphore(1, at_fork="restore")
     semaphore.release(4)
     assert run_in_child(lambda: semaphore._value, fork=fork) == 5
@@ -127,7 +131,8 @@ def test_many_holders(busy):
     assert run_in_child(lambda: semaphore._value) == 39
 
 
-def test_waiters_of_the_parent_are_not_the_childs(fork):
+def test_waiters_of_parent(fork):
+    """Waiters of the parent are not the child's."""
     semaphore = forksafe.Semaphore(0)
     with threads(semaphore.acquire, 3):
         time.sleep(0.05)
@@ -228,7 +233,8 @@ def test_isinstance_of_threadings_types():
     assert isinstance(forksafe.BoundedSemaphore(), forksafe.Semaphore)
 
 
-def test_a_release_that_fails_forgets_no_holder():
+def test_release_fails():
+    """A release that fails forgets no holder."""
     semaphore = forksafe.BoundedSemaphore(3)
     semaphore.acquire()
     for n in (2, 2**64):
