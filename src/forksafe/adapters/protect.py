@@ -72,9 +72,9 @@ class _Protection:
             except OSError:  # closed since it was found
                 continue
 
-    def find(self, obj: object) -> search.Found:
+    def walk(self, obj: object) -> search.Found:
         """What an object has open at a fork. An object that another thread may be using is not called."""
-        return search.find(obj, search.Found(files=self.files.get(id(obj), ())))
+        return search.walk(obj, search.Found(files=self.files.get(id(obj), ())))
 
     def look(self, part: _Part, at_fork: bool = False) -> None:
         """Flag what a part has open, and have it tell what it opens from now on, where it can."""
@@ -87,7 +87,7 @@ class _Protection:
             self.undo.append(adapter.watch(obj, self.flag))
             self.watched[id(obj)] = weakref.ref(obj)
         for each in adapter.connections(obj) if adapter.connections is not None else ():
-            self.flag(each, self.find(each) if at_fork and not isinstance(each, int) else None)
+            self.flag(each, self.walk(each) if at_fork and not isinstance(each, int) else None)
 
     def end(self) -> None:
         for undo in self.undo:
@@ -196,15 +196,16 @@ def _explanation(parts: list[_Part], protection: _Protection) -> str:
     return "\n".join(lines)
 
 
-def _parts_of(top: Any, find: Callable[[Any], search.Found | None] = search.find) -> list[_Part]:
+def _parts_of(top: Any, walk: Callable[[Any], search.Found] = search.walk) -> list[_Part]:
     """A protected object and what it consists of, each after its own parts."""
 
     def part(obj: Any) -> _Part:
         adapter = adapter_of(obj)
         if adapter is not None:
             return _Part(obj, adapter, None, iter(adapter.parts(obj) if adapter.parts else ()))
-        known = [each for each in search.reachable(obj) if each is not obj and adapter_of(each) is not None]
-        return _Part(obj, None, find(obj), iter(known))
+        found = walk(obj)
+        known = [each for each in found.objects if each is not obj and adapter_of(each) is not None]
+        return _Part(obj, None, found, iter(known))
 
     done: list[_Part] = []
     seen = {id(top)}
@@ -220,7 +221,7 @@ def _parts_of(top: Any, find: Callable[[Any], search.Found | None] = search.find
     return done
 
 
-def _everything(objects: list[Any], in_child: bool) -> list[tuple[_Protection, _Part]]:
+def _everything(objects: list[Any]) -> list[tuple[_Protection, _Part]]:
     """These protected objects and what they consist of, each once, after its own parts."""
     everything: dict[int, tuple[_Protection, _Part]] = {}
     for obj in objects:
@@ -228,15 +229,11 @@ def _everything(objects: list[Any], in_child: bool) -> list[tuple[_Protection, _
         if protection is None:  # unprotected since
             continue
         try:
-            for part in _parts_of(obj, _find_nothing if in_child else protection.find):
+            for part in _parts_of(obj, protection.walk):
                 everything.setdefault(id(part.obj), (protection, part))
         except Exception as error:  # an adapter's; the other objects are still dealt with
             atfork.write_unraisable(error, obj)
     return list(everything.values())
-
-
-def _find_nothing(_: object) -> None:
-    """In a child, what is open is the child's own."""
 
 
 _held_at_fork: list[set[int]] = []  # ids, of the forks under way; empty where no hook ran before the fork
@@ -245,7 +242,7 @@ _held_at_fork: list[set[int]] = []  # ids, of the forks under way; empty where n
 def _look(objects: list[Any]) -> None:
     held: set[int] = set()
     _held_at_fork.append(held)
-    for protection, part in _everything(objects, in_child=False):
+    for protection, part in _everything(objects):
         try:
             protection.look(part, at_fork=True)
             if part.is_held():
@@ -262,7 +259,7 @@ def _forget_look(_: list[Any]) -> None:
 def _reset_all(objects: list[Any]) -> None:
     held = _held_at_fork[-1] if _held_at_fork else None
     _held_at_fork.clear()
-    for protection, part in _everything(objects, in_child=True):
+    for protection, part in _everything(objects):
         protection.flagged.clear()  # these are tombstones; their numbers are the child's
         try:
             is_held = part.is_held() if held is None else id(part.obj) in held

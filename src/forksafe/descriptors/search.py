@@ -23,7 +23,7 @@ from forksafe.descriptors.type_plans import LEAVES, Finder, dotted, is_like_a_co
 from forksafe.errors import UnknownDescriptorsWarning
 from forksafe_core import atfork
 
-__all__ = ["Fds", "Found", "find", "flag", "reachable", "walk", "warn_unknown"]
+__all__ = ["Fds", "Found", "find", "flag", "walk", "warn_unknown"]
 
 Fds: TypeAlias = "Callable[[Any], int | Iterable[Any]] | Iterable[Any]"
 
@@ -76,11 +76,6 @@ def walk(value: object, at_fork: Found | None = None) -> Found:
         unknown = walk.cut_short or (not walk.understood and is_like_a_connection(type(value)))
     objects = tuple(walk.seen.values())
     return Found(tuple(descriptors), tuple(walk.opaque), unknown, walk.cut_short, tuple(files), objects)
-
-
-def reachable(value: object) -> tuple[Any, ...]:
-    """The objects of a walk in which no object is called that another thread may be using."""
-    return walk(value, Found()).objects
 
 
 def flag(value: object, fds: Fds | None = None, at_fork: Found | None = None) -> Found:
