@@ -23,6 +23,24 @@ def test_fork_waits_for_the_task():
         thread.end()
 
 
+def test_fork_grace_set_later():
+    """fork_grace can be assigned: forks wait from then on, and with None no more."""
+    with forksafe.ThreadPoolExecutor(2) as executor:
+        for grace, whole in ((10, True), (None, False)):
+            executor.fork_grace = grace
+            assert executor.fork_grace == grace
+            account = Account()
+            executor.submit(account.change)
+            assert account.torn.wait(10)
+            thread = let_go_when_it_waits(account, executor) if whole else None
+            if thread is not None:
+                thread._go.set()
+            assert run_in_child(account.in_child) is whole
+            account.go_on.set()
+            if thread is not None:
+                thread.end()
+
+
 def test_no_fork_grace_torn():
     """Control: without fork_grace the child finds the account torn."""
     with forksafe.ThreadPoolExecutor(2) as executor:

@@ -205,7 +205,9 @@ def test_run_isolated_python(hanging, flag):
 
 
 def test_help_and_version():
-    assert "forksafe run" in succeeds(python("-m", "forksafe", "--help"))
+    said = succeeds(python("-m", "forksafe", "--help"))
+    assert "forksafe run" in said
+    assert succeeds(python("-m", "forksafe", "help")) == said
     for command, option in (("run", "--connections"), ("doctor", "--hang SECONDS"), ("demo", "--only NAME")):
         assert option in succeeds(python("-m", "forksafe", command, "--help"))
     assert succeeds(python("-m", "forksafe", "--version")).startswith("forksafe 0.")

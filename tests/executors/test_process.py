@@ -64,6 +64,13 @@ def test_control_the_standard_one_hangs():
         assert_child_hangs(lambda: executor.submit(pow, 2, 6).result(), "in result")
 
 
+def test_attributes_of_the_standard_one():
+    """What programs read of a standard executor is there, before and after the first use."""
+    with Standard(2) as standard, ProcessPoolExecutor(2, initializer=print) as executor:
+        assert set(vars(standard)) & {"_max_workers", "_mp_context", "_initializer", "_initargs"} <= set(vars(executor))
+        assert (executor._max_workers, executor._initializer, executor._initargs) == (2, print, ())
+
+
 def test_never_used_in_the_parent(fork):
     with ProcessPoolExecutor(1) as executor:
         assert run_in_child(lambda: executor.submit(pow, 2, 6).result(LIMIT), LIMIT, fork=fork) == 64

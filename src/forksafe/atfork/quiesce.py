@@ -102,9 +102,14 @@ class _Pause:
 
 
 def add(member: Pausable, fork_grace: float | None) -> None:
-    """Add a member, weakly. fork_grace: the seconds that every fork waits for it; None if only quiesce() pauses it."""
+    """Add a member, weakly. fork_grace: the seconds that every fork waits for it; None if only quiesce() pauses it.
+
+    Added again, it has the new fork_grace.
+    """
     _members.add(member)
-    if fork_grace is not None:
+    if fork_grace is None:
+        _awaited_by_forks.discard(member)
+    else:
         _awaited_by_forks.add(member, fork_grace)
     if _pauses:
         member._apply_pauses()

@@ -38,7 +38,8 @@ _WITH_VALUE = ("--json", "--html", "--hang")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status. SystemExit for --help, --version and wrong arguments."""
-    own, program = _split(list(sys.argv[1:] if argv is None else argv))
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    own, program = _split(["--help"] if arguments[:1] == ["help"] else arguments)
     parser = _parser()
     options, unknown = parser.parse_known_args(own, argparse.Namespace(parser=parser, program=program))
     command_parser: _Parser = options.parser

@@ -74,13 +74,17 @@ class ProcessPoolExecutor(_StandardExecutor):
         max_tasks_per_child: int | None = None,
         restart: bool = False,
     ) -> None:
+        # The standard one has these attributes, and programs read them.
         self._max_workers = _checked_workers(max_workers)
+        self._initializer, self._initargs = initializer, initargs
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
         if not isinstance(restart, bool):
             raise TypeError(f"restart takes True, for new workers when some have died, or False, not {restart!r}")
         if isinstance(mp_context, Context):
             mp_context = None  # that of the workers includes it
+        self._mp_context: Any = mp_context
+        self._max_tasks_per_child = max_tasks_per_child
         _check_tasks(max_tasks_per_child, mp_context)
         more = {} if max_tasks_per_child is None else {"max_tasks_per_child": max_tasks_per_child}
         # Not a method: an executor that nothing refers to is freed at once.

@@ -70,13 +70,22 @@ class ThreadPoolExecutor(_StandardExecutor):
             raise TypeError("initializer must be a callable")
         prefix = thread_name_prefix or f"ThreadPoolExecutor-{self._counter()}"  # type: ignore[attr-defined]
         self._max_workers = max_workers
-        self.fork_grace = seconds_or_none(fork_grace, "ThreadPoolExecutor(fork_grace)")
         self._lock = Lock()
         self._shutdown = False
         # Not a method: an executor that nothing refers to is freed at once.
         self._workers = PerProcess(partial(WorkerThreads, max_workers, prefix, initializer, initargs))
         self._queue: WorkQueue = self._workers().queue
-        quiesce.add(self, self.fork_grace)
+        self.fork_grace = fork_grace
+
+    @property
+    def fork_grace(self) -> float | None:
+        """Seconds that a fork made by Python waits for running tasks to end; None: it does not wait."""
+        return self._fork_grace
+
+    @fork_grace.setter
+    def fork_grace(self, value: float | None) -> None:
+        self._fork_grace = seconds_or_none(value, "ThreadPoolExecutor(fork_grace)")
+        quiesce.add(self, self._fork_grace)
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Have fn(*args, **kwargs) called by one of the threads; returns a Future for what it returns.
