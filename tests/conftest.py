@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from support.forks import FORK_HERE, FORKS, settle
+from support.lanes import pytest_cmdline_main, pytest_collection_modifyitems, pytest_xdist_make_scheduler  # noqa: F401
 from support.threads import LOCKS, Busy
 
 if FORK_HERE:
@@ -24,16 +25,8 @@ if FORK_HERE:
 def pytest_configure(config: pytest.Config) -> None:
     """Not in pyproject.toml: pytest would import forksafe for it, before coverage and the like have begun."""
     config.addinivalue_line("filterwarnings", "error::forksafe.ForkHazardWarning")
-    config.addinivalue_line("markers", "slow: what takes longer than it tells anew; not run by default, -m slow does")
-    config.addinivalue_line("markers", "server: needs a PostgreSQL, a MariaDB or a Redis; every test that asks for one")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # what a shell's background jobs begin with
         signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if {"postgres", "mariadb", "redis_server"}.intersection(getattr(item, "fixturenames", ())):
-            item.add_marker("server")
 
 
 def pytest_collection_finish() -> None:
@@ -45,6 +38,7 @@ def pytest_collection_finish() -> None:
 SHAPES_OUTPUT = (
     "CI", "BUILD_NUMBER", "COLUMNS", "FORCE_COLOR", "NO_COLOR", "PY_COLORS", "PYTHON_COLORS",
     "PYTEST_ADDOPTS", "PYTHONUNBUFFERED",
+    "PYTEST_XDIST_TESTRUNUID", "PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT",
 )  # fmt: skip
 
 
