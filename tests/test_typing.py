@@ -77,7 +77,8 @@ def test_stubs_say_what_is_there(mypy, tmp_path):
     assert mypy("forksafe_core", "forksafe", *allowed, "--concise", module="mypy.stubtest") == ""
 
 
-def test_the_markers_for_type_checkers_are_there():
+def test_type_markers_installed():
+    """The markers for type checkers are there."""
     for package in ("forksafe", "forksafe_core"):
         assert (SOURCES / package / "py.typed").is_file()
     compiled = {path.stem for path in (SOURCES / "forksafe_core").glob("*.pyx")} | {"_slots", "_checkout"}  # from pure/

@@ -116,7 +116,7 @@ def test_unprotected_again():
         assert_child_hangs(lambda: executor.submit(pow, 2, 6).result(), "in result")
 
 
-def test_looking_at_the_threads_keeps_nothing_alive(executor):
+def test_fork_keeps_no_argument_alive(executor):
     """A fork asks their frames what they run; a task's arguments go when it is done, as ever."""
 
     class Argument:
@@ -160,7 +160,8 @@ ENDS = {
 
 @pytest.mark.parametrize("cure", CURES)
 @pytest.mark.parametrize("child", ENDS)
-def test_the_child_of_a_task_ends_as_the_task_does(tmp_path, child, cure):
+def test_task_forks(tmp_path, child, cure):
+    """The child of a task ends as the task does."""
     status, noted = ENDS[child]
     noted = sorted([*OTHERS, "task parent", *noted])
     path = program(

@@ -53,14 +53,16 @@ def test_child_uses_the_executor(executor, tmp_path, fork):
     assert len(called) == len(futures)
 
 
-def test_control_unprotected_the_executor_hangs():
+def test_executor_unprotected():
+    """The control: in the child it hangs."""
     with standard() as executor:
         forksafe.unprotect(forksafe.protect(executor))
         executor.submit(pow, 2, 5).result(LIMIT)
         assert_child_hangs(lambda: executor.submit(pow, 2, 6).result(), "in result")
 
 
-def test_executor_not_used_in_the_child_starts_nothing(executor):
+def test_executor_unused_in_child(executor):
+    """It starts nothing there."""
     executor.submit(pow, 2, 5).result(LIMIT)
 
     def child():
@@ -111,7 +113,7 @@ def test_executor_that_was_shut_down_stays_so(tmp_path):
     end(tmp_path, futures, lambda future: future.result(LIMIT))
 
 
-def test_child_that_drops_the_executor_wakes_nobody(tmp_path):
+def test_executor_dropped_in_child(tmp_path):
     """The standard one sends to its parent's thread, which has a lock that the thread may have held."""
     executor = forksafe.protect(standard())
     executor.submit(pow, 2, 5).result(LIMIT)

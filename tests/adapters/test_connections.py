@@ -42,7 +42,8 @@ def test_what_an_object_opens_later_counts(pair, fork):
         assert run_in_child(lambda: pair[0].recv(1), fork=fork) == b""
 
 
-def test_an_engine_that_an_object_gets_later_is_watched(postgres):
+def test_engine_assigned_later(postgres):
+    """An engine that a protected object gets later is protected, too."""
     sqlalchemy = pytest.importorskip("sqlalchemy")
     pytest.importorskip("psycopg2")
     holder = forksafe.protect(Holder(threading.Lock()))
@@ -96,7 +97,8 @@ def test_a_sqlite_file_under_sqlalchemy(tmp_path):
     engine.dispose()
 
 
-def test_a_fork_inside_a_hook_forgets_nothing_of_the_outer_one(busy):
+def test_fork_inside_hook(busy):
+    """It forgets nothing of the outer fork."""
     lock = forksafe.protect(threading.Lock())
     inner = []
 

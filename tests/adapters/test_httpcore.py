@@ -34,7 +34,8 @@ def test_httpx_gives_back_what_was_taken(narrow, address, fork):
     assert narrow.get(address + "parent").text.split() == mine
 
 
-def test_control_httpx_waits_for_what_was_taken(narrow, address):
+def test_httpx_unprotected(narrow, address):
+    """The control: it waits for connections that were taken in the parent."""
     httpx = pytest.importorskip("httpx")
     with narrow.stream("GET", address), pytest.raises(httpx.PoolTimeout):
         run_in_child(lambda: narrow.get(address).text)

@@ -73,7 +73,8 @@ def test_the_child_writes_its_own(logged, fork):
     listener.start()
 
 
-def test_control_unprotected_the_childs_are_lost():
+def test_listener_unprotected():
+    """The control: the child's records are lost."""
     records, handler = queue.Queue(), Slow()
     logger = logging.Logger("test")  # noqa: LOG001  # one that nobody else has
     logger.addHandler(logging.handlers.QueueHandler(records))
@@ -99,7 +100,7 @@ def test_a_listener_that_was_stopped_stays_so():
     assert run_in_child(lambda: listener._thread) is None
 
 
-def test_a_listener_over_a_queue_that_processes_share():
+def test_listener_of_shared_queue():
     """The records are the parent's to write, the child's too."""
     records, handler = multiprocessing.get_context("fork").Queue(), Slow()
     listener = forksafe.protect(logging.handlers.QueueListener(records, handler))

@@ -81,7 +81,9 @@ ENDS = {
 
 
 @pytest.mark.parametrize("how", ENDS)
-def test_child_ends_the_pool_without_having_used_it(pool, how):
+def test_pool_ended_unused_in_child(pool, how):
+    """The child ends the pool without having used it."""
+
     def child():
         ENDS[how](pool)
         pool.join()
@@ -116,7 +118,7 @@ def test_pool_that_was_closed_stays_so(pool, how):
     assert run_in_child(child, LIMIT) is None
 
 
-def test_worker_processes_may_use_it_not_take_it_for_the_parents(pool):
+def test_pool_used_in_its_workers(pool):
     """They are children, too, made while the pool is; what they have of it must go on to work."""
     with CONTEXT.Pool(1, maxtasksperchild=1) as other:
         forksafe.protect(other)
@@ -144,7 +146,7 @@ def test_verbose(pool, executor, capsys):
     assert capsys.readouterr().err.count(": reset in children") == 2
 
 
-def test_signal_handler_that_forks_while_waiting(pool, tmp_path):
+def test_signal_handler_forks(pool, tmp_path):
     """The thread that forks is inside get(): in the child that ends, too."""
     (result, *more) = blocked(tmp_path, sent(pool), 2)
     statuses = []

@@ -56,7 +56,8 @@ os._exit(0)
 
 
 @pytest.mark.parametrize("how", ["os.fork", "C fork"])
-def test_a_child_leaves_the_workers_alone_at_its_exit(tmp_path, how):
+def test_child_exits(tmp_path, how):
+    """It leaves the workers alone."""
     if how not in FORKS:
         pytest.skip("forks by C are not tested here")
     skip_without_the_gil(how)
@@ -64,7 +65,8 @@ def test_a_child_leaves_the_workers_alone_at_its_exit(tmp_path, how):
     assert succeeds(python(path, timeout=2 * LIMIT)).split() == ["7", "True", "False"]
 
 
-def test_control_unprotected_a_child_harms_the_workers_at_its_exit(tmp_path):
+def test_child_exits_unprotected(tmp_path):
+    """The control: it harms the workers."""
     path = script(tmp_path / "program.py", EXIT.format(protected=False, limit=LIMIT, alarm=LIMIT, fork="os.fork"))
     _, alive, asserted = succeeds(python(path, timeout=2 * LIMIT)).split()
     assert alive == "False" or asserted == "True"
@@ -135,7 +137,8 @@ CHILDREN = {"pass": 0, "sys.exit(7)": 7, "1 / 0": 1}
 
 @pytest.mark.parametrize("what", STARTS)
 @pytest.mark.parametrize("child", CHILDREN)
-def test_the_child_of_a_task_or_callback_ends_as_that_does(tmp_path, what, child):
+def test_task_or_callback_forks(tmp_path, what, child):
+    """The child ends as the task or callback does."""
     start, finish = (text.format(limit=LIMIT) for text in STARTS[what])
     status = CHILDREN[child]
     if what == "executor's callback" and child == "1 / 0":

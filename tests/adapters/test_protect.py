@@ -68,7 +68,8 @@ def test_unprotect(busy):
     assert run_in_child(lambda: lock.acquire(timeout=0.1)) is False
 
 
-def test_rlock_held_by_the_thread_that_forks_is_kept(busy):
+def test_rlock_held_by_forking_thread(busy):
+    """It is kept in the child."""
     lock = forksafe.protect(threading.RLock())
     busy(lambda: None)
 
@@ -101,7 +102,8 @@ def test_lock_held_by_the_only_thread_is_kept(tmp_path):
     succeeds(python(program))
 
 
-def test_queue_keeps_its_items_and_forgets_its_waiters(busy):
+def test_queue_with_waiters(busy):
+    """In the child it keeps its items and forgets its waiters."""
     items = forksafe.protect(queue.Queue())
     items.put("a")
     empty = forksafe.protect(queue.Queue())
@@ -165,7 +167,9 @@ def test_instance_and_slots(busy):
     assert run_in_child(lambda: slotted.lock.acquire(timeout=1))
 
 
-def test_an_attribute_that_is_replaced_later_counts(busy):
+def test_attribute_replaced_later(busy):
+    """An attribute that is replaced later counts."""
+
     class Client:
         def __init__(self):
             self.lock = threading.Lock()

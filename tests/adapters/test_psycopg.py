@@ -46,7 +46,7 @@ def test_psycopg_pool(pool, fork):
     assert pool_session(pool) == session
 
 
-def test_psycopg_pool_with_everything_checked_out(pool):
+def test_psycopg_pool_all_checked_out(pool):
     forksafe.protect(pool)
     with pool.connection() as first, pool.connection() as second:
         first.execute("CREATE TEMP TABLE t (n int)")

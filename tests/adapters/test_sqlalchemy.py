@@ -61,7 +61,7 @@ def test_sqlalchemy(engine, action, state, caplog):
     assert errors == 0
 
 
-def test_sqlalchemy_a_block_open_at_the_fork_ends_quietly_in_the_child(engine, caplog):
+def test_sqlalchemy_block_open_at_fork(engine, caplog):
     """The survivor leaves its `with engine.begin()` in the child: nothing reaches the parent's transaction."""
     import sqlalchemy
 
@@ -95,7 +95,8 @@ def test_sqlalchemy_a_block_open_at_the_fork_ends_quietly_in_the_child(engine, c
     assert (errors, works) == ([], True)
 
 
-def test_sqlalchemy_checked_out_before_it_was_protected(engine):
+def test_sqlalchemy_protected_late(engine):
+    """What was checked out before it was protected counts, too."""
     import sqlalchemy
 
     with engine.connect() as connection:
@@ -106,7 +107,7 @@ def test_sqlalchemy_checked_out_before_it_was_protected(engine):
         assert connection.execute(sqlalchemy.text("SELECT count(*) FROM t")).scalar() == 1
 
 
-def test_sqlalchemy_checked_out_when_its_pool_was_disposed_of(engine, caplog):
+def test_sqlalchemy_disposed_of(engine, caplog):
     """engine.dispose() makes a new pool; what is checked out stays with the one before."""
     import sqlalchemy
 

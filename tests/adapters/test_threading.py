@@ -94,7 +94,8 @@ def test_a_timer_that_forks_goes_on(tmp_path):
     """)))  # fmt: skip
 
 
-def test_a_child_does_not_wait_for_it_at_its_end(tmp_path):
+def test_timer_at_child_exit(tmp_path):
+    """A child does not wait for it at its end."""
     succeeds(python("-W", "ignore", script(tmp_path / "program.py", """
         import forksafe, os, sys, threading
         timer = forksafe.protect(threading.Timer(3600, print))

@@ -377,27 +377,3 @@ def test_quiesce_of_vanished_thread(make, monkeypatch, hazards):
     leave.set()
     join()
     assert runs.go_on_here()
-
-
-def test_where_there_is_no_fork(tmp_path):
-    """As a plain thread, and quiesce() brings it to rest."""
-    result = python(script(tmp_path / "program.py", """
-        import os
-        del os.fork, os.register_at_fork
-        import threading, time, forksafe, forksafe_core
-        assert forksafe_core.IMPL == "pure"
-        ran = threading.Event()
-        thread = forksafe.BackgroundThread(ran.set, interval=3600)
-        thread.start()
-        with forksafe.quiesce(30) as busy:
-            assert busy == []
-            thread.wake()
-            while not thread._condition._waiters:
-                time.sleep(0.001)
-            assert not ran.is_set()
-        assert ran.wait(30)
-        assert thread.stop(30) and not thread.is_alive()
-        thread.start()
-    """))  # fmt: skip
-    succeeds(result)
-    assert result.stderr == ""

@@ -13,7 +13,7 @@ import pytest
 from forksafe import BackgroundThread, background_thread, quiesce
 from forksafe.background import restart
 from support.background import LIMIT, Account, begin, is_at_checkpoint, is_waiting, sleeps, wait_until
-from support.programs import python, succeeds
+from support.programs import python, script, succeeds
 
 
 def test_interval(make):
@@ -347,3 +347,27 @@ def test_ctrl_c_while_it_is_started(make, monkeypatch):
 def test_no_thread_no_hooks():
     succeeds(python("-c", "from forksafe import BackgroundThread; from forksafe.atfork import hooks;"
                     "BackgroundThread(print, interval=1); assert not hooks._registrations"))  # fmt: skip
+
+
+def test_where_there_is_no_fork(tmp_path):
+    """As a plain thread, and quiesce() brings it to rest."""
+    result = python(script(tmp_path / "program.py", """
+        import os
+        del os.fork, os.register_at_fork
+        import threading, time, forksafe, forksafe_core
+        assert forksafe_core.IMPL == "pure"
+        ran = threading.Event()
+        thread = forksafe.BackgroundThread(ran.set, interval=3600)
+        thread.start()
+        with forksafe.quiesce(30) as busy:
+            assert busy == []
+            thread.wake()
+            while not thread._condition._waiters:
+                time.sleep(0.001)
+            assert not ran.is_set()
+        assert ran.wait(30)
+        assert thread.stop(30) and not thread.is_alive()
+        thread.start()
+    """))  # fmt: skip
+    succeeds(result)
+    assert result.stderr == ""

@@ -55,7 +55,8 @@ class TestCondition:
     def test_notify_wakes_one_that_lives(self):
         assert vanished_waiter_takes_the_notification(forksafe) == [True]
 
-    def test_control_threadings_notifies_the_one_that_vanished(self):
+    def test_threading_condition(self):
+        """The control: threading's notifies the thread that vanished."""
         assert vanished_waiter_takes_the_notification(threading) == [False]
 
     def test_lock_held_by_another_thread_is_free(self, busy, fork):
@@ -110,7 +111,8 @@ class TestEvent:
 
             assert run_in_child(child, fork=fork) == (flag, True)
 
-    def test_set_in_the_child_wakes_the_childs_waiters(self):
+    def test_set_in_child(self):
+        """It wakes the child's waiters."""
         event = forksafe.Event()
         with threads(lambda: event.wait(20), 2):
             time.sleep(0.05)
@@ -153,7 +155,8 @@ class TestBarrier:
     def test_vanished_party_does_not_count(self):
         assert self.forked_with_one_waiting(forksafe) == "broken"  # it timed out, alone
 
-    def test_control_threadings_lets_the_child_through_alone(self):
+    def test_threading_barrier(self):
+        """The control: threading's lets the child through alone."""
         assert self.forked_with_one_waiting(threading) == 1
 
     def test_works_in_the_child(self, fork):
@@ -205,7 +208,8 @@ class Closing:
 
 
 class TestLocal:
-    def test_empty_in_a_child_for_the_thread_that_forked(self, fork):
+    def test_survivor_finds_it_empty(self, fork):
+        """It is empty in a child, for the thread that forked, too."""
         local = forksafe.local()
         local.connection = 1
 
@@ -258,7 +262,7 @@ class TestLocal:
 
         assert run_in_child(child) == []
 
-    def test_untouched_in_the_child_and_then_garbage(self):
+    def test_untouched_then_garbage(self):
         """In a cycle, which only the garbage collector frees, and clears before."""
         log = []
 
@@ -312,7 +316,9 @@ class TestLocal:
 
         assert run_in_child(child) == [None, None]
 
-    def test_subclass_is_initialised_again_in_a_child(self, fork):
+    def test_subclass_in_child(self, fork):
+        """It is initialised again."""
+
         class Session(forksafe.local):
             limit = 5
 

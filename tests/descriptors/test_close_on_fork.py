@@ -162,7 +162,8 @@ def test_many_ints():
     assert (wrong, alive, left) == (0, count // 2, [])
 
 
-def test_grandchildren_and_what_they_flag_themselves(fork):
+def test_grandchildren(fork):
+    """What they flag themselves counts, too."""
     a, b = socket.socketpair()
     forksafe.close_on_fork(a)
 
@@ -205,7 +206,7 @@ def test_multiprocessing(pair):
     assert process.exitcode == 0
 
 
-def test_forks_while_other_threads_flag_and_close():
+def test_forks_among_flagging_threads():
     """Threads open, flag, and close while another forks: in no child is anything dead but what was flagged."""
     keep, peer = socket.socketpair()
     stop = threading.Event()

@@ -26,7 +26,8 @@ def reuse_pair(closing, number):
     return c, d
 
 
-def test_a_socket_number_that_was_reused_is_left_alone(fork):
+def test_socket_number_reused(fork):
+    """A socket number that was reused is left alone."""
     a, b = socket.socketpair()
     number = a.fileno()
     forksafe.close_on_fork(number)
@@ -39,7 +40,8 @@ def test_a_socket_number_that_was_reused_is_left_alone(fork):
     d.close()
 
 
-def test_a_file_that_was_closed_and_opened_again_is_left_alone(tmp_path):
+def test_file_opened_again(tmp_path):
+    """A file that was closed and opened again is left alone."""
     path = tmp_path / "file"
     path.write_bytes(b"content")
     file = open(path, "rb")
@@ -51,7 +53,7 @@ def test_a_file_that_was_closed_and_opened_again_is_left_alone(tmp_path):
         assert run_in_child(lambda: again.read(3)) == b"con"
 
 
-def test_so_is_an_int_whose_file_was_opened_again(tmp_path, fork):
+def test_int_of_file_opened_again(tmp_path, fork):
     """Same number, same device, same inode: it is another open file all the same."""
     path = tmp_path / "file"
     path.write_bytes(b"content")
@@ -64,7 +66,8 @@ def test_so_is_an_int_whose_file_was_opened_again(tmp_path, fork):
 
 
 @pytest.mark.skipif(not hasattr(select, "epoll"), reason="no epoll on this platform")
-def test_so_is_an_epoll_that_took_anothers_number():
+def test_epoll_number_reused():
+    """It is left alone, too."""
     first = select.epoll()
     number = first.fileno()
     forksafe.close_on_fork(first)
@@ -111,7 +114,8 @@ def test_o_async_still_means_sigio(pair):
     assert set(caught) == {signal.SIGIO}
 
 
-def test_a_file_that_is_collected_ends_its_flag(tmp_path):
+def test_file_collected(tmp_path):
+    """Its flag ends."""
     path = tmp_path / "file"
     path.write_bytes(b"content")
     file = open(path, "rb")

@@ -60,7 +60,9 @@ def test_what_is_closed_gives_nothing(pair, tmp_path):
         assert find(value) == Found()
 
 
-def test_inside_of_containers_attributes_and_slots(pair):
+def test_containers_attributes_slots(pair):
+    """They are looked into."""
+
     class Slotted:
         __slots__ = ("other", "unset")
 

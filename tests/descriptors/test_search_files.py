@@ -36,7 +36,8 @@ def test_ssl_socket(tls_port):
         dies_in_a_child(wrapped, use)
 
 
-def test_ssl_object_over_a_socket_of_another_name(tls_port):
+def test_ssl_object_over_renamed_socket(tls_port):
+    """The socket was wrapped under another name."""
     raw = socket.create_connection(("127.0.0.1", tls_port), timeout=10)
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
 

@@ -31,7 +31,7 @@ def with_a_shared_table(check):
 
 
 @pytest.mark.skipif(not SYS_CLONE, reason="no raw clone on this platform")
-def test_a_child_that_shares_the_table_does_not_kill_the_parents(pair):
+def test_shared_table_is_left(pair):
     """clone(CLONE_FILES): the child takes a table of its own first, and only its tombstones are in it."""
     a, b = pair
     forksafe.close_on_fork(a)
@@ -46,7 +46,7 @@ def test_a_child_that_shares_the_table_does_not_kill_the_parents(pair):
 
 
 @pytest.mark.skipif(not SYS_CLONE, reason="no raw clone on this platform")
-def test_a_shared_table_that_cannot_be_left_is_let_be(pair):
+def test_shared_table_with_thread(pair):
     """A child with a second thread cannot leave a table it shares: the parent's descriptor must survive."""
     a, b = pair
     forksafe.close_on_fork(a)
@@ -96,7 +96,7 @@ def test_subprocess(tmp_path):
     assert succeeds(python(program)) == "dead parent\n"
 
 
-def test_a_flagged_file_that_nobody_has_yet_closes_silently(tmp_path):
+def test_flagged_socket_at_exit(tmp_path):
     """A child that exits with inherited, flagged sockets prints nothing and ends well."""
     program = script(
         tmp_path / "program.py",

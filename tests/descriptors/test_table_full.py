@@ -58,7 +58,9 @@ def test_no_free_number_in_the_child(raisable, count):
     assert results[count:] == ["EBADF"] * count
 
 
-def test_numbers_above_the_limit_are_closed_where_nothing_else_can_be_done(pair):
+def test_numbers_above_limit(pair):
+    """They are closed where nothing else can be done."""
+
     def child():
         a, b = pair
         high = fcntl.fcntl(a.fileno(), fcntl.F_DUPFD, 500)

@@ -16,13 +16,15 @@ TLS = pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
 
 @pytest.mark.parametrize(("driver", "cell"), cells_of(DRIVERS, dict.fromkeys(DRIVERS, CELLS)))
 @TLS
-def test_the_parent_keeps_what_it_has(mariadb, driver, tls, cell):
+def test_cell(mariadb, driver, tls, cell):
+    """The parent keeps what it has."""
     assert run_matrix(driver, mariadb, tls)[cell] == []
 
 
 @pytest.mark.parametrize(("driver", "cell"), cells_of(DRIVERS, CONTROLS))
 @TLS
-def test_control_without_a_cure_the_parent_suffers(mariadb, driver, tls, cell):
+def test_cell_without_cure(mariadb, driver, tls, cell):
+    """The control: the parent suffers."""
     wrong = run_matrix(driver, mariadb, tls)[cell]
     assert damaged(wrong), wrong
 

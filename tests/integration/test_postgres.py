@@ -18,13 +18,15 @@ TLS = pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
 
 @pytest.mark.parametrize(("driver", "cell"), cells_of(DRIVERS, dict.fromkeys(DRIVERS, CELLS)))
 @TLS
-def test_the_parent_keeps_what_it_has(postgres, driver, tls, cell):
+def test_cell(postgres, driver, tls, cell):
+    """The parent keeps what it has."""
     assert run_matrix(driver, postgres, tls)[cell] == []
 
 
 @pytest.mark.parametrize(("driver", "cell"), cells_of(DRIVERS, CONTROLS))
 @TLS
-def test_control_without_a_cure_the_parent_suffers(postgres, driver, tls, cell):
+def test_cell_without_cure(postgres, driver, tls, cell):
+    """The control: the parent suffers."""
     wrong = run_matrix(driver, postgres, tls)[cell]
     assert damaged(wrong), wrong
 

@@ -38,13 +38,15 @@ def other(redis_server):
 
 @pytest.mark.parametrize(("driver", "cell"), cells_of(DRIVERS, dict.fromkeys(DRIVERS, CELLS)))
 @TLS
-def test_the_parent_keeps_what_it_has(redis_server, driver, tls, cell):
+def test_cell(redis_server, driver, tls, cell):
+    """The parent keeps what it has."""
     assert run_matrix(driver, redis_server, tls)[cell] == []
 
 
 @pytest.mark.parametrize(("driver", "cell"), cells_of(DRIVERS, CONTROLS))
 @TLS
-def test_control_without_a_cure_the_parent_suffers(redis_server, driver, tls, cell):
+def test_cell_without_cure(redis_server, driver, tls, cell):
+    """The control: the parent suffers."""
     wrong = run_matrix(driver, redis_server, tls)[cell]
     assert damaged(wrong), wrong
 
@@ -84,7 +86,8 @@ def is_watched(held, other):
 
 
 @pytest.mark.parametrize("cure", ["close_on_fork", "resource"])
-def test_a_pipeline_collected_in_the_child_goes_on_watching_in_the_parent(client, other, cure):
+def test_pipeline_collected_in_child(client, other, cure):
+    """In the parent it goes on watching."""
     if cure == "resource":
         held = [forksafe.resource(lambda: watching(client)[0])()]
     else:
@@ -94,7 +97,8 @@ def test_a_pipeline_collected_in_the_child_goes_on_watching_in_the_parent(client
     assert is_watched(held, other)
 
 
-def test_control_a_pipeline_collected_in_the_child_watches_no_more(redis_server, other):
+def test_pipeline_unprotected(redis_server, other):
+    """The control: collected in the child, it watches no more."""
     client = pytest.importorskip("redis").Redis(**redis_server.arguments())
     held = watching(client)
     run_in_child(lambda: collect(held))
@@ -122,7 +126,8 @@ USES = {
 
 
 @cover(client=(False, True), fork_name=FORKS, use=USES)
-def test_a_subscription_used_in_the_child_goes_on_in_the_parent(client, other, fork, use):
+def test_subscription_used_in_child(client, other, fork, use):
+    """It goes on in the parent."""
     held = [subscribed(client)]
     forksafe.close_on_fork(held[0].connection._sock)
 
@@ -138,7 +143,7 @@ def test_a_subscription_used_in_the_child_goes_on_in_the_parent(client, other, f
     assert hear(held[0]) == b"today"
 
 
-def test_control_the_child_hears_what_is_for_the_parent(redis_server, other):
+def test_subscription_unprotected(redis_server, other):
     """And it unsubscribes the parent."""
     client = pytest.importorskip("redis").Redis(**redis_server.arguments())  # its pool goes with it
     held = [subscribed(client)]
@@ -200,10 +205,12 @@ def threads_still_ending(redis_server, tmp_path, who):
     return int(succeeds(python("-W", "ignore", program, arguments, who, timeout=60)))
 
 
-def test_no_thread_of_a_pool_is_still_ending_at_a_fork(redis_server, tmp_path):
+def test_pool_threads_at_fork(redis_server, tmp_path):
+    """None is still ending."""
     assert threads_still_ending(redis_server, tmp_path, "with_a_pool") == 0
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 13), reason="since 3.13 join() waits for the system's thread")
-def test_control_a_thread_that_was_joined_is_still_ending(redis_server, tmp_path):
+def test_joined_thread_at_fork(redis_server, tmp_path):
+    """The control: it is still ending."""
     assert threads_still_ending(redis_server, tmp_path, "with_a_thread") > 0

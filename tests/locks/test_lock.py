@@ -25,12 +25,15 @@ class TestInAChild:
 
         assert run_in_child(child, fork=fork) == (True, True)
 
-    def test_control_standard_lock_held_by_another_thread_hangs(self, kind, busy):
+    def test_standard_lock_held(self, kind, busy):
+        """The control: held by another thread it hangs in the child."""
         lock = LOCKS[kind][1]()
         busy(lock.acquire, lock.release)
         assert_child_hangs(lambda: lock.acquire() and None, "test_lock.py")
 
-    def test_held_by_the_thread_that_forked_is_still_held(self, lock, kind, fork):
+    def test_held_by_survivor(self, lock, kind, fork):
+        """What the thread that forked holds is still held."""
+
         def child():
             other = []
             thread = threading.Thread(target=lambda: other.append(lock.acquire(False)))
@@ -46,7 +49,9 @@ class TestInAChild:
         with lock:
             assert run_in_child(child, fork=fork) == (True, [False, True])
 
-    def test_with_block_of_the_thread_that_forked_ends_normally(self, lock, fork):
+    def test_with_block_of_survivor(self, lock, fork):
+        """It ends normally."""
+
         def child():
             with lock:
                 return run_in_child(lambda: lock.release() or lock.locked(), fork=fork)
@@ -89,7 +94,8 @@ class TestInAChild:
         thread.join(20)
         assert result == [True]
 
-    def test_exactly_one_thread_takes_an_orphan_over(self, lock, busy, fork):
+    def test_orphan_taken_over_once(self, lock, busy, fork):
+        """Exactly one thread takes an orphan over."""
         busy(lock.acquire, lock.release)
 
         def child():
@@ -107,7 +113,8 @@ class TestInAChild:
 
         assert run_in_child(child, fork=fork) == 1
 
-    def test_release_of_an_orphan_does_not_raise_once(self, lock, busy, fork):
+    def test_orphan_released(self, lock, busy, fork):
+        """The first release of an orphan does not raise."""
         busy(lock.acquire, lock.release)
 
         def child():
@@ -151,7 +158,7 @@ class TestInAChild:
             )
         assert count == (2, None, None, False)
 
-    def test_a_stranger_does_not_own_an_inherited_rlock(self, busy, fork):
+    def test_inherited_rlock_of_stranger(self, busy, fork):
         """A new thread in the child gets the ident of one that vanished: threading's RLock lets it in, by mistake."""
         lock = forksafe.RLock()
         mine = forksafe.RLock()
@@ -166,7 +173,7 @@ class TestInAChild:
         with mine:
             assert run_in_child(child, fork=fork) == [(False, False)] * 4
 
-    def test_at_fork_reinit_in_a_child_forgives_the_release_that_is_to_come(self):
+    def test_at_fork_reinit_then_release(self):
         """What logging does to its handlers' locks, when a handler forks."""
         lock = forksafe.RLock()
 

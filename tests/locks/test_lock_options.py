@@ -15,7 +15,8 @@ from support.threads import LOCKS, threads
 
 
 class TestOnOrphan:
-    def test_repairs_before_acquire_returns_and_once(self, kind, busy, fork):
+    def test_repair_runs_once(self, kind, busy, fork):
+        """It runs before acquire returns."""
         data = []
         lock = LOCKS[kind][0](on_orphan=lambda: data.append(lock.locked()))
         busy(lock.acquire, lock.release)
@@ -44,7 +45,8 @@ class TestOnOrphan:
 
         assert run_in_child(child) == [1]
 
-    def test_error_reaches_the_acquirer_and_the_next_one_repairs_again(self, kind, busy, fork):
+    def test_repair_raises(self, kind, busy, fork):
+        """The error reaches the acquirer, and the next one repairs again."""
         calls = []
 
         def repair():
@@ -64,7 +66,8 @@ class TestOnOrphan:
 
         assert run_in_child(child, fork=fork) == (True, 2)
 
-    def test_not_run_for_the_thread_that_forked_nor_for_a_free_lock(self, kind, fork):
+    def test_repair_not_needed(self, kind, fork):
+        """It is not run for the thread that forked, nor for a free lock."""
         calls = []
         lock, free = (LOCKS[kind][0](on_orphan=lambda: calls.append(1)) for _ in range(2))
 
@@ -76,7 +79,8 @@ class TestOnOrphan:
         with lock:
             assert run_in_child(child, fork=fork) == []
 
-    def test_orphan_that_is_released_first_is_still_repaired(self, kind, busy):
+    def test_orphan_released_then_repaired(self, kind, busy):
+        """An orphan that is released first is still repaired."""
         calls = []
         lock = LOCKS[kind][0](on_orphan=lambda: calls.append(1))
         busy(lock.acquire, lock.release)
@@ -184,7 +188,8 @@ class TestHold:
             assert run_in_child(lock.locked)
             assert lock.locked()
 
-    def test_gives_up_after_hold_timeout_with_a_warning_that_names_lock_and_holder(self, kind, busy):
+    def test_hold_timeout(self, kind, busy):
+        """The fork goes on, with a warning that names lock and holder."""
         lock = LOCKS[kind][0](hold=True, hold_timeout=0.2)
         busy(lock.acquire, lock.release).thread.name = "slow-thread"
         start = time.monotonic()

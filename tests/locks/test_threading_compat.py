@@ -177,7 +177,8 @@ class TestSignals:
             lock.acquire(timeout=20)
         assert time.monotonic() - start < 10
 
-    def test_a_handler_that_returns_does_not_end_the_wait(self, lock, busy):
+    def test_handler_returns_wait_goes_on(self, lock, busy):
+        """A handler that returns does not end the wait."""
         holder = busy(lock.acquire, lock.release)
         handled = []
         old = signal.signal(signal.SIGUSR1, lambda *_: handled.append(1))

@@ -56,7 +56,8 @@ assert client.session == session
 
 
 @pytest.mark.parametrize("way", WAYS_TO_CONNECT)
-def test_a_child_cannot_end_its_parents_session(tmp_path, session_server, way):
+def test_parents_session_goes_on(tmp_path, session_server, way):
+    """A child cannot end it."""
     text = SAYS_GOODBYE.format(connect=textwrap.dedent(WAYS_TO_CONNECT[way]))
     succeeds(run(tmp_path, text, session_server.port, "os.fork"))
     control = run(tmp_path, text, session_server.port, "os.fork", install=ONLY_LOCKS)
@@ -122,7 +123,8 @@ def test_connections_over_unix_sockets(tmp_path):
 # What is never flagged.
 
 
-def test_what_the_program_did_not_connect_is_left_alone(tmp_path):
+def test_unconnected_left_alone(tmp_path):
+    """What the program did not connect is left alone."""
     text = """
         import logging.handlers, multiprocessing.connection as connection
         listening = socket.create_server(("127.0.0.1", 0))
@@ -178,7 +180,7 @@ def test_a_log_over_tcp_loses_nothing(tmp_path):
 # keep_on_fork() and subprocess: what a child may have.
 
 
-def test_a_daemon_keeps_its_connection_if_it_says_so(tmp_path, session_server):
+def test_daemon_keeps_connection(tmp_path, session_server):
     """It connects, forks twice, and the grandchild goes on."""
     text = """
         client = Client(int(sys.argv[1]))
@@ -196,7 +198,7 @@ def test_a_daemon_keeps_its_connection_if_it_says_so(tmp_path, session_server):
     assert succeeds(run(tmp_path, text, session_server.port, "no")) == "False\n"
 
 
-def test_a_program_started_with_the_connection_as_its_output(tmp_path, session_server):
+def test_subprocess_output_to_connection(tmp_path, session_server):
     """As without forksafe, unless preexec_fn makes a fork of it: then keep_on_fork() is needed."""
     text = """
         import subprocess
@@ -221,7 +223,8 @@ def test_a_program_started_with_the_connection_as_its_output(tmp_path, session_s
 # Turning it on and off.
 
 
-def test_installing_twice_adding_and_uninstalling(tmp_path, session_server):
+def test_installed_twice_and_undone(tmp_path, session_server):
+    """A second install() adds connections=True; uninstall() undoes both."""
     text = """
         import socket as s
         def is_flagged():
@@ -280,7 +283,8 @@ def test_an_audit_hook_that_forbids_others(tmp_path):
     succeeds(run(tmp_path, text, install="import forksafe\n"))
 
 
-def test_strange_events_and_sockets_raise_nothing(tmp_path):
+def test_strange_events_and_sockets(tmp_path):
+    """They raise nothing."""
     text = """
         import contextlib
         class Lies:
@@ -300,7 +304,7 @@ def test_strange_events_and_sockets_raise_nothing(tmp_path):
     succeeds(run(tmp_path, text))
 
 
-def test_a_socket_is_flagged_before_it_is_connected(tmp_path, session_server):
+def test_flagged_before_connected(tmp_path, session_server):
     """So that whenever another thread forks, none that is connected is shared. A later audit hook can see it."""
     text = """
         seen = []
@@ -320,7 +324,7 @@ def test_a_socket_is_flagged_before_it_is_connected(tmp_path, session_server):
     succeeds(run(tmp_path, text, session_server.port))
 
 
-def test_threads_that_connect_while_others_fork(tmp_path, session_server):
+def test_connects_among_forks(tmp_path, session_server):
     """Each process asks over connections of its own, whichever of its parent's it has a copy of."""
     text = """
         import threading

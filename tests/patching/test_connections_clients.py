@@ -134,7 +134,7 @@ assert pool.request("GET", "/who").status == 200
 """
 
 
-def test_a_blocking_pool_whose_connection_is_checked_out(tmp_path, http_server):
+def test_blocking_pool_checked_out(tmp_path, http_server):
     """By a thread that vanishes; then by the one that forks, which gives it back in the child."""
     pytest.importorskip("urllib3")
     succeeds(run(tmp_path, SLOTS, http_server.server_port, 10, timeout=60))
@@ -275,7 +275,7 @@ def test_names_and_signatures_of_drivers_stay(tmp_path):
     succeeds(run(tmp_path, text))
 
 
-def test_subclasses_and_asynchronous_connections(tmp_path, postgres):
+def test_subclasses_and_async(tmp_path, postgres):
     pytest.importorskip("psycopg"), pytest.importorskip("psycopg2")
     text = (
         HAVE.format(server=postgres)
@@ -309,7 +309,7 @@ else:
     succeeds(run(tmp_path, text))
 
 
-def test_a_connection_that_was_made_anew_underneath(tmp_path, mariadb):
+def test_connection_made_anew(tmp_path, mariadb):
     """mysqlclient reconnects inside ping(): its new socket is sought before each fork."""
     pytest.importorskip("MySQLdb")
     text = (

@@ -85,7 +85,7 @@ def test_a_pool_used_before_the_fork(tmp_path, request, pool, tls):
         assert control.returncode != 0 or control.stdout == "shared\n"
 
 
-def test_a_transaction_that_is_open_at_the_fork(tmp_path, postgres):
+def test_transaction_open_at_fork(tmp_path, postgres):
     """What SQLAlchemy rolls back in the child when it ends is not the parent's."""
     pytest.importorskip("sqlalchemy")
     text = f"""
@@ -185,7 +185,7 @@ assert loop.run_until_complete(loop.run_in_executor(None, len, "abc")) == 3
 )
 
 
-def test_a_child_that_goes_on_with_an_inherited_loop(tmp_path, fork_name):
+def test_inherited_loop_goes_on(tmp_path, fork_name):
     """As programs do that make one when they are imported; from 3.12 on, no loop is woken by signals in a child."""
     text = CHILD_GOES_ON.replace("in_child(child) for", f"in_child(child, FORKS[{fork_name!r}]) for")
     if fork_name != "os.fork":

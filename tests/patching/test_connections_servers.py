@@ -78,13 +78,14 @@ def test_prefork_server(tmp_path, session_server, fork_name):
     succeeds(run(tmp_path, PREFORK, session_server.port, fork_name))
 
 
-def test_control_its_workers_share_the_masters_connection(tmp_path, session_server):
+def test_prefork_server_unprotected(tmp_path, session_server):
+    """The control: its workers share the master's connection."""
     result = run(tmp_path, PREFORK, session_server.port, "os.fork", install=ONLY_LOCKS)
     assert result.returncode == 1
     assert "a worker used its master's connection" in result.stderr or "has closed this session" in result.stderr
 
 
-def test_socketserver_that_forks_for_each_request(tmp_path):
+def test_forking_socketserver(tmp_path):
     """The child answers on what its parent accepted."""
     succeeds(run(tmp_path, """
         import socketserver, threading

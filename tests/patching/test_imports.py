@@ -47,7 +47,8 @@ def test_half_imported_package_can_be_imported(package):
     succeeds(run(package, PROGRAM))
 
 
-def test_control_without_forksafe_the_import_hangs(package):
+def test_half_imported_not_installed(package):
+    """The control: the import hangs."""
     result = run(package, PROGRAM, install="")
     assert result.returncode == 1
     assert "the child hung" in result.stderr
@@ -58,7 +59,8 @@ def test_in_a_grandchild(package):
     succeeds(run(package, PROGRAM.replace("in_child(child, 3)", "in_child(lambda: in_child(child, 3), 5)")))
 
 
-def test_import_of_the_thread_that_forks_goes_on(tmp_path):
+def test_import_of_forking_thread(tmp_path):
+    """It goes on in the child."""
     (tmp_path / "forks.py").write_text(
         "import os\npid = os.fork()\nif pid:\n    status = os.waitpid(pid, 0)[1]\nvalue = 1\n"
     )
@@ -72,7 +74,7 @@ def test_import_of_the_thread_that_forks_goes_on(tmp_path):
     """))  # fmt: skip
 
 
-def test_import_that_is_the_first_call_after_a_fork_by_c(tmp_path):
+def test_import_first_after_c_fork(tmp_path):
     """No hooks ran: the cure comes while this very import holds its module's lock."""
     (tmp_path / "late.py").write_text("value = 1\n")
     succeeds(run(tmp_path, """
@@ -86,7 +88,8 @@ def test_import_that_is_the_first_call_after_a_fork_by_c(tmp_path):
     """))  # fmt: skip
 
 
-def test_module_that_fails_half_way_can_be_tried_again(tmp_path):
+def test_module_fails_half_way(tmp_path):
+    """Its import can be tried again."""
     (tmp_path / "flaky.py").write_text(
         "import builtins\nbuiltins.importing.set()\nbuiltins.go.wait(30)\n"
         "builtins.tries.append(1)\nif len(builtins.tries) == 1:\n    raise OSError('first')\n"

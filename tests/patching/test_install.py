@@ -202,7 +202,8 @@ def test_control_without_forksafe_it_hangs(tmp_path, name):
     assert "hung" in result.stderr or "status" in result.stderr or "AssertionError" in result.stderr
 
 
-def test_existing_objects_of_the_standard_library_are_taken_care_of(tmp_path):
+def test_existing_objects(tmp_path):
+    """Those of the standard library are protected."""
     succeeds(run(tmp_path, """
         import logging, queue, functools, tempfile, forksafe
         handler = logging.StreamHandler(); logging.getLogger().addHandler(handler)
@@ -246,7 +247,7 @@ def test_installed_while_other_threads_run(tmp_path):
     """, install=""))  # fmt: skip
 
 
-def test_installed_in_a_program_that_has_used_asyncio(tmp_path):
+def test_installed_after_asyncio(tmp_path):
     """CPython 3.12's C module shows objects that it has freed to who asks what it refers to: nobody may."""
     succeeds(run(tmp_path, """
         import asyncio, resource, forksafe
@@ -265,7 +266,8 @@ def test_installed_in_a_program_that_has_used_asyncio(tmp_path):
     """, install=""))  # fmt: skip
 
 
-def test_multiprocessing_and_executors_work_installed(tmp_path):
+def test_multiprocessing_and_executors(tmp_path):
+    """They work when it is installed."""
     succeeds(run(tmp_path, """
         import multiprocessing, concurrent.futures
         def square(x): return x * x

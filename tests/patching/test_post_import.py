@@ -58,7 +58,8 @@ def test_the_importer_finds_it_done(program):
     """)
 
 
-def test_the_module_and_its_loader_are_the_interpreters(program):
+def test_module_and_loader_are_standard(program):
+    """The module and its loader are the interpreter's."""
     program("""
         def look(module):
             spec, loader = module.__spec__, module.__loader__
@@ -117,7 +118,7 @@ def test_a_module_that_fails_is_not_there(program):
     """)
 
 
-def test_beside_another_finder_that_asks_all_others(program):
+def test_beside_another_finder(program):
     """As import hooks of tracers do; whichever of the two is asked first."""
     program("""
         class Other:

@@ -84,12 +84,13 @@ def test_control_standard_writes_it_twice(tmp_path):
     assert read_all(FORK_AND_READ, tmp_path, "buffered", install="")[0] == 2
 
 
-def test_blocked_writer_nothing_lost_or_doubled(tmp_path):
+def test_blocked_writer(tmp_path):
+    """Nothing is lost or written twice."""
     patience = "import forksafe.patching.streams; forksafe.patching.streams.FLUSH_TIMEOUT = 0.3\n"
     assert read_all(FORK_AND_READ, tmp_path, "blocked", INSTALL + patience) == [1, 3, 500_000]
 
 
-def test_parent_that_exits_at_once_loses_nothing(tmp_path):
+def test_parent_exits_at_once(tmp_path):
     """Daemonising: the parent calls os._exit() right after the fork, its text still buffered."""
     program = script(
         tmp_path / "program.py",
@@ -106,7 +107,8 @@ def test_parent_that_exits_at_once_loses_nothing(tmp_path):
     assert sorted(succeeds(result).splitlines()) == ["from the daemon", "written before the fork"]
 
 
-def test_replaced_closed_and_missing_streams_are_left_alone(tmp_path):
+def test_streams_left_alone(tmp_path):
+    """Replaced, closed and missing ones are."""
     succeeds(run(tmp_path, """
         import io
         for stdout in (io.StringIO(), None, open(os.devnull, "w"), io.TextIOWrapper(io.BytesIO())):

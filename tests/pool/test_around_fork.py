@@ -30,7 +30,8 @@ def test_descriptors_are_flagged(server, pool):
     assert number not in atfork.flagged()
 
 
-def test_a_client_that_connected_anew_is_flagged_at_the_fork(server, pool):
+def test_client_connected_anew(server, pool):
+    """It is flagged at the fork."""
     with pool.connection() as conn:
         other = server.connect()
         conn.socket.close()
@@ -91,7 +92,7 @@ class SlowToChange(ConnectWorkers):
         self._wake = waiter
 
 
-def test_a_watcher_that_is_to_end_knows_so_when_it_is_woken(server, monkeypatch):
+def test_watcher_woken_to_end(server, monkeypatch):
     """Else it sleeps on: the fork waits for it in vain, and there is one more of them after each."""
     monkeypatch.setattr(maintenance, "ConnectWorkers", SlowToChange)
     with ConnectionPool(server.connect) as pool:
@@ -103,7 +104,8 @@ def test_a_watcher_that_is_to_end_knows_so_when_it_is_woken(server, monkeypatch)
         assert len(watchers(pool)) == 1
 
 
-def test_no_thread_of_a_pool_is_there_at_a_fork(tmp_path):
+def test_no_pool_thread_at_fork(tmp_path):
+    """No thread of a pool is there at a fork."""
     program = script(
         tmp_path / "program.py",
         """
@@ -142,7 +144,8 @@ def test_idle_ones_are_closed_in_a_child_too(server):
         assert server.ends(run_in_child(child))
 
 
-def test_closed_before_the_fork_is_closed_in_the_child(server):
+def test_closed_before_fork(server):
+    """A pool that was closed before the fork is closed in the child."""
     pool = ConnectionPool(server.connect)
     pool.close()
 
@@ -213,7 +216,8 @@ def insert(pool, number):
         return [n for (n,) in conn.execute("SELECT n FROM numbers ORDER BY n")]
 
 
-def test_idle_sqlite_connections_are_closed_before_a_fork(sqlite_pool):
+def test_sqlite_idle(sqlite_pool):
+    """Such connections are closed before a fork."""
     assert insert(sqlite_pool, 1) == [1]
     with sqlite_pool.connection() as conn:
         pass
@@ -223,7 +227,8 @@ def test_idle_sqlite_connections_are_closed_before_a_fork(sqlite_pool):
     assert insert(sqlite_pool, 3) == [1, 2, 3]
 
 
-def test_an_sqlite_connection_that_is_handed_out_is_a_hazard(sqlite_pool):
+def test_sqlite_handed_out(sqlite_pool):
+    """It is a hazard."""
     insert(sqlite_pool, 1)
     with sqlite_pool.connection() as conn:
         with warnings.catch_warnings(record=True) as caught:

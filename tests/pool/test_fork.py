@@ -171,7 +171,7 @@ def test_child(server, pool, calm_fork, state, action):
         assert conn.query("still") == f"{conn.number} still"
 
 
-def test_a_lease_that_the_child_drops_inside_its_block(server, pool, calm_fork):
+def test_checkout_dropped_in_child(server, pool, calm_fork):
     leases = [pool.connection()]
     conn = leases[0].__enter__()
     before = server.received(conn.number)

@@ -76,7 +76,8 @@ def test_idle_ones_beyond_min_size_are_closed(new_pool, made):
     assert sum(conn.closed for conn in made) == 2
 
 
-def test_the_watcher_exists_only_while_there_is_something_to_watch(new_pool):
+def test_watcher_lifetime(new_pool):
+    """It exists only while there is something to watch."""
     pool = new_pool(max_idle=0.02)
     assert not watchers(pool)
     for _ in range(2):
@@ -225,7 +226,8 @@ def test_a_cycle_through_the_pool_is_collected():
     assert [reference() for reference in references] == [None, None]
 
 
-def test_exit_closes_nothing_and_is_not_delayed(tmp_path):
+def test_exit_closes_nothing(tmp_path):
+    """The interpreter's exit is not delayed."""
     program = script(
         tmp_path / "program.py",
         """
@@ -248,7 +250,8 @@ def test_exit_closes_nothing_and_is_not_delayed(tmp_path):
     assert succeeds(python(program)) == "timeout\n"
 
 
-def test_while_the_interpreter_ends_it_connects_without_a_thread(tmp_path):
+def test_connect_at_interpreter_exit(tmp_path):
+    """It connects without a thread."""
     program = script(
         tmp_path / "program.py",
         """

@@ -17,7 +17,8 @@ from forksafe import ConnectionPool, PoolTimeout
 from support.pools import LIMIT, Conn, in_thread, wait_for_waiters, wait_until
 
 
-def test_nothing_is_connected_before_the_first_use(new_pool, made):
+def test_connects_at_first_use(new_pool, made):
+    """Nothing is connected before the first use."""
     pool = new_pool(min_size=2)
     assert made == [] and pool.stats().pool_size == 0 and pool.stats().pool_min == 2
 
@@ -49,7 +50,8 @@ def test_the_last_one_back_is_the_first_out(new_pool):
     assert [pool.getconn() for _ in range(3)] == [b, c, a]
 
 
-def test_an_exception_in_the_block_gives_back_and_goes_on(new_pool):
+def test_block_raises(new_pool):
+    """The connection is given back, and the exception goes on."""
     pool = new_pool()
     with pytest.raises(ZeroDivisionError), pool.connection() as conn:
         1 / 0  # noqa: B018
@@ -73,7 +75,7 @@ def test_one_lease_for_one_block_after_another(new_pool):
     assert pool.stats().pool_available == 1
 
 
-def test_a_lease_that_is_dropped_inside_its_block_gives_back(new_pool):
+def test_checkout_dropped_in_block(new_pool):
     """As contextlib's do, and as CPython 3.14 drops it where a signal's exception comes between enter and block."""
     pool = new_pool(max_size=1)
     lease = pool.connection()
@@ -85,7 +87,8 @@ def test_a_lease_that_is_dropped_inside_its_block_gives_back(new_pool):
         assert again is conn
 
 
-def test_given_back_by_hand_inside_the_block_is_given_back_once(new_pool):
+def test_given_back_in_block(new_pool):
+    """It is given back once."""
     pool = new_pool()
     with pool.connection() as conn:
         pool.putconn(conn)
@@ -231,7 +234,9 @@ def test_a_check_that_always_fails_is_bounded(new_pool):
     wait_until(lambda: pool.stats().pool_size == pool.stats().pool_available)
 
 
-def test_a_refusal_is_told_also_if_the_time_ends_while_another_is_made(new_pool):
+def test_refused_then_timeout(new_pool):
+    """The refusal is told also if the time ends while another connection is made."""
+
     def connect():
         assert made == [] or go.wait(LIMIT)
         made.append(Conn())
@@ -298,7 +303,8 @@ def test_name_and_repr(new_pool):
     assert repr(pool) == "<forksafe.ConnectionPool 'mine': 0 idle, 1 out, 0 waiting, closed>"
 
 
-def test_a_name_for_type_checkers_is_good_at_run_time(made):
+def test_typing_name_at_run_time(made):
+    """A name for type checkers is good at run time."""
     pool = ConnectionPool[Conn](made, fds=())
     assert isinstance(pool, ConnectionPool) and pool.getconn() is made[0]
 
@@ -367,7 +373,9 @@ def test_no_limit(new_pool):
 
 
 @pytest.mark.filterwarnings("error::forksafe.UnknownDescriptorsWarning")
-def test_descriptors_that_cannot_be_found_are_warned_of():
+def test_descriptors_not_found():
+    """Descriptors that cannot be found are warned of."""
+
     class Hidden:
         def close(self):
             pass

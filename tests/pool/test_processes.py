@@ -99,7 +99,7 @@ def test_the_pool_collected_in_the_child(server, calm_fork):
     holder[0].close()
 
 
-def test_after_the_parent_died_no_session_of_its_is_left(server, tmp_path):
+def test_sessions_after_parent_death(server, tmp_path):
     """A child that lives on holds no descriptor of the parent's sessions, so the server sees them end."""
     program = script(
         tmp_path / "program.py",
@@ -194,7 +194,9 @@ def _uses_its_own_in_child(parents):
     uses_its_own(_inherited_pool(), parents)
 
 
-def test_a_block_in_the_parent_ends_in_the_child(server, pool):
+def test_parents_block_ends_in_child(server, pool):
+    """A block in the parent ends in the child."""
+
     def child():
         with pool.connection() as own:
             assert own.number != conn.number
@@ -295,7 +297,7 @@ def test_a_fork_inside_connect(server):
     pool.close()
 
 
-def test_a_fork_in_a_signal_handler_of_a_thread_that_waits(server):
+def test_signal_handler_forks(server):
     """The child's thread was in the queue of its parent's pool: it asks its own."""
     pids = []
     pool = ConnectionPool(server.connect, max_size=1)

@@ -84,7 +84,7 @@ def test_one_who_gave_up_is_forgotten(new_pool):
     assert patient() is conn
 
 
-def test_one_whose_connection_is_refused_is_next(new_pool):
+def test_refused_waiter_is_next(new_pool):
     """check= refuses what the first in the queue got: it must not queue up behind the second."""
     bad, order = [], []
 
@@ -126,7 +126,9 @@ def test_a_return_serves_while_a_connect_hangs(new_pool):
     wait_until(lambda: pool.stats().pool_available == 2)  # what was made for others is there for all
 
 
-def test_a_connect_that_fails_reaches_the_caller_and_loses_no_slot(new_pool):
+def test_connect_fails(new_pool):
+    """The error reaches the caller, and no slot is lost."""
+
     def connect():
         if failing:
             raise ConnectionRefusedError("no server")
@@ -156,7 +158,7 @@ def test_each_of_those_who_wait_gets_an_error(new_pool):
     assert pool.stats().pool_size == 0
 
 
-def test_connect_that_returns_none_or_the_same_again(new_pool):
+def test_connect_returns_none_or_same(new_pool):
     with pytest.raises(TypeError, match=r"connect\(\) returned None"):
         new_pool(lambda: None).getconn()
     same = Conn()
@@ -208,7 +210,7 @@ def test_ctrl_c_while_waiting_loses_nothing(new_pool):
 
 
 @pytest.mark.parametrize("bad", [False, True])
-def test_ctrl_c_while_giving_back_loses_nothing(made, bad):
+def test_ctrl_c_while_giving_back(made, bad):
     """Before the pool could do anything with what came back."""
 
     class Interrupted(ConnectionPool):
@@ -274,7 +276,7 @@ def test_a_storm_of_exceptions_loses_no_slot(new_pool):
         assert pool.stats().requests_waiting == 0
 
 
-def test_a_finaliser_may_give_back_at_any_moment(new_pool):
+def test_finaliser_gives_back(new_pool):
     """Also in the middle of the pool's own work in the same thread: nothing there waits for a lock."""
 
     class Holder:

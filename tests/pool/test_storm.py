@@ -92,12 +92,14 @@ def test_storm(postgres, server):
         assert rows(server, parent) == committed
 
 
-def test_control_children_of_a_naive_pool_work_in_the_parents_sessions(postgres, server):
+def test_naive_pool_sessions_shared(postgres, server):
+    """The control: its children work in the parent's sessions."""
     with storm(postgres, "naive", 2, 0, limit=60) as (_, told):
         assert told["wrong"] == ["child 0 ended with status 1", "child 1 ended with status 1"]
 
 
-def test_control_children_of_a_naive_pool_keep_the_parents_sessions_alive(postgres, server):
+def test_naive_pool_sessions_kept_alive(postgres, server):
+    """The control: children keep the parent's sessions alive."""
     with storm(postgres, "naive", 0, 0, limit=60) as (process, told):
         parent, stay = process.pid, told["stay"]
         kill_parent(process)

@@ -31,7 +31,7 @@ class Hidden:
         self.end()
 
 
-def test_descriptors_that_are_not_found_are_warned_about_once(session_server):
+def test_not_found_warned_once(session_server):
     class Unknown(Hidden):
         pass
 
@@ -46,7 +46,9 @@ def test_descriptors_that_are_not_found_are_warned_about_once(session_server):
         forksafe.resource(maker)()  # of this type it has been said
 
 
-def test_a_warning_turned_into_an_error_leaves_nothing_behind(session_server):
+def test_warning_as_error(session_server):
+    """It leaves nothing behind."""
+
     class Unheard(Hidden):
         closed = 0
 
@@ -90,14 +92,14 @@ def test_fds_none_says_that_there_are_none(session_server):
         forksafe.resource(lambda: Nothing(session_server.port), fds=())()
 
 
-def test_values_without_a_connection_are_not_warned_about():
+def test_no_connection_no_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for make in (dict, int, list, threading.Lock, lambda: {"a": [1, 2]}, object):
             assert forksafe.resource(make)() is not None
 
 
-def test_a_socket_opened_after_the_value_was_made(session_server, fork_name, fork):
+def test_socket_opened_later(session_server, fork_name, fork):
     """As requests.Session and redis.Redis do: what they have is looked for again before the fork."""
 
     class Late:
@@ -126,7 +128,8 @@ def test_a_socket_opened_after_the_value_was_made(session_server, fork_name, for
         assert late().client.session == mine
 
 
-def test_fds_that_raise_at_a_fork_do_not_stop_it(session_server, monkeypatch):
+def test_fds_raise_at_fork(session_server, monkeypatch):
+    """The fork goes on."""
     reported, calls = [], []
     monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: reported.append(str(unraisable.exc_value)))
 
@@ -148,7 +151,8 @@ def test_fds_that_raise_at_a_fork_do_not_stop_it(session_server, monkeypatch):
     db.close()
 
 
-def test_a_regular_file_is_let_go_once_it_is_closed(tmp_path):
+def test_closed_file_is_let_go(tmp_path):
+    """A regular file is let go once it is closed."""
     path = tmp_path / "data"
     path.write_text("text")
     opened = forksafe.resource(lambda: path.open(), close=lambda file: file.close())

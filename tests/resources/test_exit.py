@@ -32,7 +32,8 @@ def test_last_made_first(lines):
     """) == ["exit", "end c", "end a", "end d", "end b"]
 
 
-def test_not_what_was_never_made_or_closed_already(lines):
+def test_never_made_or_closed_already(lines):
+    """What was never made, or is closed already, is not cleaned up."""
     assert lines("""
         a = forksafe.resource(lambda: "a", close=lambda value: say("end", value))
         b = forksafe.resource(lambda: "b", close=lambda value: say("end", value))
@@ -93,14 +94,16 @@ if sys.platform == "linux" and SYS_CLONE:
 
 
 @pytest.mark.parametrize("how", list(FORKS))
-def test_a_child_that_exits_leaves_the_parents_session(lines, session_server, how):
+def test_child_exits(lines, session_server, how):
+    """It leaves the parent's session."""
     text = PARENTS_SESSION.format(
         db="db = forksafe.resource(lambda: Client(port), close=Client.close)", fork=FORKS[how]
     )
     assert lines(text, session_server.port) == ["True"]
 
 
-def test_control_a_cached_connection_loses_its_session(tmp_path, session_server):
+def test_cached_connection(tmp_path, session_server):
+    """The control: the parent loses its session."""
     text = PARENTS_SESSION.format(
         db="db = functools.lru_cache(lambda: Client(port))\n    client = db()", fork=FORKS["os.fork"]
     )
@@ -141,12 +144,14 @@ def test_a_multiprocessing_child(lines, method):
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-def test_a_multiprocessing_child_that_never_asks(lines, method):
+def test_multiprocessing_child_unused(lines, method):
+    """A child that never asks for the value cleans nothing up."""
     assert lines(MULTIPROCESSING.format(work="pass", method=method)) == ["joined", "end True True"]
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 13), reason="since 3.13 they run what they register themselves")
-def test_control_multiprocessing_children_skip_atexit(lines):
+def test_multiprocessing_skips_atexit(lines):
+    """The control: its children run no atexit function."""
     work = 'atexit.register(lambda: say("end in the child"))'
     assert lines(MULTIPROCESSING.format(work=work, method="fork")) == ["joined", "end True True"]
 
@@ -173,7 +178,8 @@ def test_a_process_pools_worker(lines):
     """) == ["end True False", "joined", "end True True"]
 
 
-def test_a_clean_up_that_raises_does_not_stop_the_others(tmp_path):
+def test_clean_up_raises(tmp_path):
+    """The others still run."""
     text = """
         a = forksafe.resource(lambda: "a", close=lambda value: say("end", value))
         b = forksafe.resource(lambda: "b", close=lambda value: 1 / 0)
@@ -185,7 +191,7 @@ def test_a_clean_up_that_raises_does_not_stop_the_others(tmp_path):
     assert "ZeroDivisionError" in result.stderr and "SystemExit" in result.stderr
 
 
-def test_a_clean_up_that_asks_for_another_value(lines):
+def test_clean_up_asks_for_value(lines):
     assert lines("""
         log = forksafe.resource(lambda: "log", close=lambda value: say("end log"))
         db = forksafe.resource(lambda: "db", close=lambda value: (log(), say("end db")))
@@ -194,7 +200,7 @@ def test_a_clean_up_that_asks_for_another_value(lines):
     """) == ["end log", "end db", "end log"]
 
 
-def test_threads_that_still_run_and_threads_that_ended(lines):
+def test_threads_running_and_ended(lines):
     assert lines("""
         db = forksafe.resource(lambda: threading.current_thread().name, close=lambda name: say("end", name),
                                per_thread=True)

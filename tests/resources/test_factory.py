@@ -95,7 +95,8 @@ def test_an_error_is_not_kept(connect):
     assert db().ask().endswith("who")
 
 
-def test_a_thread_that_waited_tries_after_anothers_error(connect):
+def test_maker_raises_next_one_tries(connect):
+    """A thread that waited tries after another's error."""
     inside, go = threading.Event(), threading.Event()
     calls = []
 
@@ -190,7 +191,8 @@ def test_a_maker_that_forks(connect, fork):
     assert run_in_child(comes_out, 20)  # in a child, so that one that escapes is not a second test session
 
 
-def test_a_child_made_in_the_maker_may_ask_for_its_own(connect, fork):
+def test_maker_forks(connect, fork):
+    """The child may ask for a value of its own."""
     parent = os.getpid()
     theirs = []
 

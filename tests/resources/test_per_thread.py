@@ -43,7 +43,8 @@ def test_cleaned_up_when_its_thread_ends(db):
     assert cleaned_in == [ident]  # in the thread itself, as sqlite3 wants it
 
 
-def test_control_a_plain_thread_local_does_not_clean_up(session_server):
+def test_thread_local_no_clean_up(session_server):
+    """The control."""
     kept = []
     local = threading.local()
 
@@ -57,7 +58,8 @@ def test_control_a_plain_thread_local_does_not_clean_up(session_server):
     kept[0].close()
 
 
-def test_empty_in_a_child_for_the_thread_that_forked_too(db, busy, fork):
+def test_empty_in_child(db, busy, fork):
+    """For the thread that forked, too."""
     mine = db().session
     theirs = []
     other = busy(lambda: theirs.append(db()))
@@ -73,7 +75,8 @@ def test_empty_in_a_child_for_the_thread_that_forked_too(db, busy, fork):
     other.end()
 
 
-def test_a_vanished_threads_value_is_left_alone(db, busy):
+def test_value_of_vanished_thread(db, busy):
+    """It is left alone."""
     theirs = []
     other = busy(lambda: theirs.append(db()))
 
@@ -86,7 +89,8 @@ def test_a_vanished_threads_value_is_left_alone(db, busy):
     other.end()
 
 
-def test_control_the_parents_thread_local_is_shared_with_the_survivor(session_server):
+def test_thread_local_shared(session_server):
+    """The control: the survivor has its parent's."""
     local = threading.local()
     local.client = Client(session_server.port)
     mine = local.client.session
@@ -103,7 +107,8 @@ def test_close_ends_those_of_all_threads(db, busy):
     other.end()
 
 
-def test_close_raises_and_still_ends_the_others(session_server, busy, monkeypatch):
+def test_close_raises_others_end(session_server, busy, monkeypatch):
+    """Close raises and still ends the others."""
     ended, reported = [], []
     monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: reported.append(str(unraisable.exc_value)))
 

@@ -41,7 +41,8 @@ def test_control_a_plain_global_is_shared(connect, fork):
     client.close()
 
 
-def test_collecting_the_value_in_a_child_leaves_the_parents_session(db, fork):
+def test_value_collected_in_child(db, fork):
+    """The parent's session goes on."""
     mine = db().session
     kept = [db()]
 
@@ -56,7 +57,8 @@ def test_collecting_the_value_in_a_child_leaves_the_parents_session(db, fork):
     assert db().session == mine
 
 
-def test_control_collecting_a_plain_value_ends_the_parents_session(connect, fork):
+def test_plain_value_collected_in_child(connect, fork):
+    """The control: it ends the parent's session."""
     kept = [connect()]
 
     def child():
@@ -69,13 +71,15 @@ def test_control_collecting_a_plain_value_ends_the_parents_session(connect, fork
         kept[0].ask()
 
 
-def test_control_lru_cache_hands_the_parents_connection_to_the_child(connect):
+def test_lru_cache_shared(connect):
+    """The control: the child gets its parent's connection."""
     cached = functools.lru_cache(connect)
     mine = cached().session
     assert run_in_child(lambda: cached().session) == mine
 
 
-def test_what_the_child_inherits_is_dead_before_any_python_runs(db, fork, fork_name):
+def test_inherited_dead_before_python(db, fork, fork_name):
+    """What the child inherits is dead before any Python code runs."""
     client = db()
 
     def child():
@@ -108,7 +112,8 @@ def test_not_made_before_the_fork(db, fork):
     assert db().session != theirs
 
 
-def test_close_ends_it_and_the_next_call_makes_another(db):
+def test_close_then_call(db):
+    """The next call makes another value."""
     first = db()
     number = first.session
     db.close()
@@ -132,7 +137,9 @@ def test_close_raises_what_the_clean_up_raises(connect):
         db.close()
 
 
-def test_classes_partials_and_methods_as_makers(session_server):
+def test_kinds_of_makers(session_server):
+    """Classes, partials and methods."""
+
     class Owner:
         def __init__(self):
             self.db = forksafe.resource(self.connect)
@@ -234,12 +241,14 @@ def test_on_fork_raise(connect, fork):
     db.close()
 
 
-def test_on_fork_raise_when_nothing_was_inherited(connect, fork):
+def test_on_fork_raise_unused(connect, fork):
+    """Nothing was inherited, so nothing is raised."""
     db = forksafe.resource(connect, on_fork="raise")
     assert run_in_child(lambda: db().ask() != "", fork=fork)
 
 
-def test_dropping_a_resource_cleans_its_value_up(connect):
+def test_dropped(connect):
+    """Dropping a resource cleans its value up."""
     db = forksafe.resource(connect, close=Client.close)
     client = db()
     del db
@@ -247,7 +256,8 @@ def test_dropping_a_resource_cleans_its_value_up(connect):
     assert client.sock.fileno() == -1
 
 
-def test_dropping_a_resource_in_a_child_does_not(connect, fork):
+def test_dropped_in_child(connect, fork):
+    """The parent's value is not cleaned up."""
     holder = [forksafe.resource(connect, close=Client.close)]
     client = holder[0]()
 
@@ -260,7 +270,7 @@ def test_dropping_a_resource_in_a_child_does_not(connect, fork):
     assert client.ask("alive").endswith("alive")
 
 
-def test_a_value_made_anew_during_its_own_clean_up(connect):
+def test_made_anew_in_clean_up(connect):
     made = []
 
     def maker():

@@ -61,7 +61,8 @@ def test_parent_and_child_write(db, fork):
     assert rows(db()) == [1, 2, 3] and intact(db())
 
 
-def test_a_child_leaves_its_parents_transaction(db, journal, fork):
+def test_parents_transaction_goes_on(db, journal, fork):
+    """A child leaves its parent's transaction."""
     holder = [db()]
     holder[0].execute("BEGIN IMMEDIATE")
     insert(holder[0], 1)
@@ -79,7 +80,8 @@ def test_a_child_leaves_its_parents_transaction(db, journal, fork):
     assert rows(db()) == [1] and intact(db())
 
 
-def test_control_a_child_that_drops_it_removes_its_parents_journal(path, journal):
+def test_journal_removed(path, journal):
+    """The control: a child that drops the connection removes its parent's journal."""
     holder = [connect(path)]
     holder[0].execute("BEGIN IMMEDIATE")
     insert(holder[0], 1)
@@ -100,7 +102,8 @@ def in_wal_mode(db):
     insert(db(), 1)
 
 
-def test_open_in_wal_mode_at_the_fork_the_child_is_told(db):
+def test_wal_open_at_fork(db):
+    """The child is told."""
     in_wal_mode(db)
 
     def child():
@@ -114,7 +117,7 @@ def test_open_in_wal_mode_at_the_fork_the_child_is_told(db):
     assert rows(db()) == [1, 2] and intact(db())
 
 
-def test_control_without_forksafe_what_the_child_writes_is_lost(path):
+def test_wal_child_writes_lost(path):
     """SQLite has the child believe that the file is locked for it; so the parent, closing it, removes the log."""
     connection = connect(path)
     connection.execute("PRAGMA journal_mode=WAL")
@@ -143,7 +146,7 @@ def test_control_without_forksafe_what_the_child_writes_is_lost(path):
         assert rows(again) == [1, 2]
 
 
-def test_closed_before_each_fork_it_works_in_wal_mode(db, fork_name):
+def test_wal_closed_before_fork(db, fork_name):
     """As the warning says. There are no hooks before a fork made by C."""
     in_wal_mode(db)
     registration = forksafe.register_at_fork(before=db.close)

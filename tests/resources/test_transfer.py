@@ -23,7 +23,8 @@ def db(session_server):
     db.close()
 
 
-def test_the_child_owns_it_and_the_parents_copy_is_dead(db):
+def test_child_owns_value(db):
+    """The parent's copy is dead."""
     client = db()
     mine = client.session
     assert run_in_child(lambda: (db() is client, db().session)) == (True, mine)
@@ -34,7 +35,8 @@ def test_the_child_owns_it_and_the_parents_copy_is_dead(db):
     assert db().session not in (mine, None)
 
 
-def test_the_next_child_has_what_was_made_since(db):
+def test_next_child_gets_new_value(db):
+    """The next child has what was made since."""
     sessions = []
     for _ in range(3):
         sessions.append(db().session)
@@ -81,7 +83,8 @@ def test_not_made_yet(db):
     assert run_in_child(lambda: db().session) != db().session
 
 
-def test_control_discard_leaves_it_with_the_parent(session_server):
+def test_discard(session_server):
+    """The control: the value stays with the parent."""
     db = forksafe.resource(lambda: Client(session_server.port), close=Client.close)
     mine = db().session
     assert run_in_child(lambda: db().session) != mine
@@ -90,7 +93,7 @@ def test_control_discard_leaves_it_with_the_parent(session_server):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts descriptors in /proc")
-def test_no_descriptors_are_left_behind_but_the_tombstones():
+def test_only_tombstones_left():
     def count():
         return len(os.listdir("/proc/self/fd"))
 
@@ -204,7 +207,7 @@ def test_a_daemon_forks_twice(tmp_path, session_server):
     assert printed(tmp_path, text, session_server.port) == ["same"]
 
 
-def test_a_child_that_says_so_too_late_learns_that_it_may_not_have_it(db, monkeypatch):
+def test_child_too_late(db, monkeypatch):
     """The parent gives up at once; the child, held back until then, finds that nobody listens."""
     from forksafe.resources import ownership as owned
 
