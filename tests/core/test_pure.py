@@ -49,7 +49,7 @@ CASES = {
         names = [each.name for each in pkgutil.walk_packages(forksafe.__path__, "forksafe.")]
         assert {"forksafe.locks", "forksafe.atfork.hooks", "forksafe.testing"} <= set(names)
         for name in names:
-            if name.rpartition(".")[2] not in ("__main__", "sitecustomize"):
+            if "examples" not in name and name.rpartition(".")[2] not in ("__main__", "sitecustomize"):
                 importlib.import_module(name)
     """,
     "locks are threading's": """
