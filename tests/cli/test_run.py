@@ -14,13 +14,13 @@ from support.programs import hangs, python, script, succeeds
 
 RUN = ("-m", "forksafe", "run")
 HANGING = """
-    import os, sys, threading, time
+    import os, sys, threading
     lock = threading.Lock()
     inside = threading.Event()
     def hold():
         with lock:
             inside.set()
-            time.sleep(60)
+            threading.Event().wait()
     threading.Thread(target=hold, daemon=True).start()
     inside.wait(5)
     pid = os.fork()

@@ -192,25 +192,27 @@ def fork():
         os._exit(0)
     assert os.waitpid(pid, 0)[1] == 0
 
-for _ in range(60):
+for _ in range(int(sys.argv[3])):
     globals()[sys.argv[2]]()
+    if sum(seen):
+        break
 print(sum(seen))
 """
 
 
-def threads_still_ending(redis_server, tmp_path, who):
+def threads_still_ending(redis_server, tmp_path, who, rounds):
     pytest.importorskip("redis")
     program = script(tmp_path / "program.py", STILL_ENDING)
     arguments = json.dumps(redis_server.arguments(True))
-    return int(succeeds(python("-W", "ignore", program, arguments, who, timeout=60)))
+    return int(succeeds(python("-W", "ignore", program, arguments, who, str(rounds), timeout=60)))
 
 
 def test_pool_threads_at_fork(redis_server, tmp_path):
     """None is still ending."""
-    assert threads_still_ending(redis_server, tmp_path, "with_a_pool") == 0
+    assert threads_still_ending(redis_server, tmp_path, "with_a_pool", 20) == 0
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 13), reason="since 3.13 join() waits for the system's thread")
 def test_joined_thread_at_fork(redis_server, tmp_path):
     """The control: it is still ending."""
-    assert threads_still_ending(redis_server, tmp_path, "with_a_thread") > 0
+    assert threads_still_ending(redis_server, tmp_path, "with_a_thread", 100) > 0

@@ -2,7 +2,8 @@
 
 Guarantees: the tests of one file stay in one process, in their order. All tests that use PostgreSQL share one process
 and its server, those that use only Redis another. One more process than there are processors, since tests often wait;
-`-n` on the command line says otherwise, and `-n 0` is a single process, as are single files and a debugger.
+`-n` on the command line says otherwise, or xdist's PYTEST_XDIST_AUTO_NUM_WORKERS. `-n 0` is a single process, as are
+single files and a debugger.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ SERVERS = {"postgres": "postgres", "mariadb": "mariadb", "redis_server": "redis"
 
 def lanes() -> int:
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(processors + 1, 6)
+    return int(os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS") or min(processors + 1, 6))
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist, which reads these
