@@ -205,7 +205,7 @@ def test_unmodified_programs(tmp_path, how):
     assert python("-W", "ignore", script(tmp_path / "control.py", hanging)).returncode == 1
 
 
-def test_uninstall_leaves_the_class_as_it_was():
+def test_class_after_uninstall():
     succeeds(python("-c", """if True:
         import concurrent.futures, sys
         before = vars(concurrent.futures.ThreadPoolExecutor)["__init__"]

@@ -98,7 +98,7 @@ def test_grandchild_uses_the_executor(executor, tmp_path):
     assert run_in_child(child, LIMIT * 2) == (64, 128)
 
 
-def test_executor_that_was_shut_down_stays_so(tmp_path):
+def test_executor_shut_down_before_fork(tmp_path):
     executor = forksafe.protect(standard())
     futures = blocked(tmp_path, executor.submit, 2)
     executor.shutdown(wait=False)

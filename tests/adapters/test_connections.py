@@ -6,6 +6,7 @@ import gc
 import io
 import os
 import threading
+import weakref
 
 import pytest
 
@@ -13,6 +14,7 @@ import forksafe
 from forksafe.testing import run_in_child
 from forksafe_core import atfork
 from support.hangs import assert_child_hangs
+from support.sql import PID, scalar
 
 
 class Holder:
@@ -136,7 +138,7 @@ def test_adapter_raises(pair, busy, monkeypatch, registrations):
     forksafe.unprotect(first)
 
 
-def test_unprotect_leaves_the_flags_of_others(pair):
+def test_unprotect_flagged_before(pair):
     a, b = pair
     forksafe.close_on_fork(a)
     forksafe.protect(a)
@@ -171,3 +173,28 @@ def test_protect_nothing_open(pair):
     for nothing in (a, io.StringIO()):
         with pytest.raises(TypeError, match="can do nothing for"):
             forksafe.protect(nothing)
+
+
+def test_pools_held_weakly(postgres):
+    """With a connection open, and one out: protect() keeps neither the object nor what watches it."""
+    sqlalchemy = pytest.importorskip("sqlalchemy")
+    psycopg_pool = pytest.importorskip("psycopg_pool")
+    peewee = pytest.importorskip("peewee")
+    database = peewee.PostgresqlDatabase("postgres", user="postgres", host=postgres.folder, port=postgres.port)
+    database.execute_sql(PID)
+    engine, bare = (sqlalchemy.create_engine(postgres.url()) for _ in range(2))
+    scalar(engine), scalar(bare)
+    pool = psycopg_pool.ConnectionPool(postgres.dsn(), min_size=1, open=True)
+    with pool.connection() as connection:
+        connection.execute(PID)
+    del connection
+    references = []
+    for each in (database, engine, bare.pool, pool):
+        references.append(weakref.ref(forksafe.protect(each)))
+    pool.close()
+    database.close()
+    engine.dispose()
+    bare.dispose()
+    del each, database, engine, bare, pool
+    gc.collect()
+    assert [reference() for reference in references] == [None] * 4

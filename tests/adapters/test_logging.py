@@ -37,7 +37,7 @@ class Slow(logging.Handler):
 def logged(request):
     """A logger over a queue, the listener, and the handler at its end."""
     records, handler = request.param(), Slow()
-    logger = logging.Logger("test")  # noqa: LOG001  # one that nobody else has
+    logger = logging.Logger("test")  # noqa: LOG001  # shared with no other test
     logger.addHandler(logging.handlers.QueueHandler(records))
     listener = forksafe.protect(logging.handlers.QueueListener(records, handler))
     listener.start()
@@ -76,7 +76,7 @@ def test_the_child_writes_its_own(logged, fork):
 def test_listener_unprotected():
     """The control: the child's records are lost."""
     records, handler = queue.Queue(), Slow()
-    logger = logging.Logger("test")  # noqa: LOG001  # one that nobody else has
+    logger = logging.Logger("test")  # noqa: LOG001  # shared with no other test
     logger.addHandler(logging.handlers.QueueHandler(records))
     listener = logging.handlers.QueueListener(records, handler)
     listener.start()
@@ -92,7 +92,7 @@ def test_listener_unprotected():
         listener.stop()
 
 
-def test_a_listener_that_was_stopped_stays_so():
+def test_listener_stopped_before_fork():
     listener = forksafe.protect(logging.handlers.QueueListener(queue.Queue(), Slow()))
     assert run_in_child(lambda: listener._thread) is None
     listener.start()
@@ -107,7 +107,7 @@ def test_listener_of_shared_queue():
     listener.start()
 
     def child():
-        logger = logging.Logger("test")  # noqa: LOG001  # one that nobody else has
+        logger = logging.Logger("test")  # noqa: LOG001  # shared with no other test
         logger.addHandler(logging.handlers.QueueHandler(records))
         logger.warning("the child's")
         records.close()

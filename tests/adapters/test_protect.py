@@ -9,6 +9,7 @@ import queue
 import sys
 import threading
 import time
+import weakref
 
 import pytest
 
@@ -82,7 +83,7 @@ def test_rlock_held_by_forking_thread(busy):
         assert run_in_child(child)
 
 
-def test_lock_held_by_the_only_thread_is_kept(tmp_path):
+def test_lock_held_by_only_thread(tmp_path):
     from support.programs import python, script, succeeds
 
     program = script(
@@ -190,6 +191,25 @@ def test_held_weakly():
     del obj
     gc.collect()
     assert len(_protected) == before
+
+
+def test_freed_at_once():
+    """protect() leaves no reference cycle: without references the object is freed, not when the collector runs."""
+
+    class Client:
+        def __init__(self):
+            self.lock = threading.Lock()
+            self.tasks = [queue.Queue()]
+
+    client = forksafe.protect(Client())
+    run_in_child(lambda: None)
+    reference = weakref.ref(client)
+    gc.disable()
+    try:
+        del client
+        assert reference() is None
+    finally:
+        gc.enable()
 
 
 def test_protecting_twice_is_once():

@@ -93,7 +93,7 @@ print("shared" if childs[0] == parents else "its own")
 
 
 @pytest.mark.parametrize("client", KEPT_ALIVE)
-def test_http_connections_that_are_kept_alive(tmp_path, http_server, client):
+def test_http_keep_alive(tmp_path, http_server, client):
     if client != "http.client":
         pytest.importorskip(client)
     text = ASKS_TWICE.format(client=textwrap.dedent(KEPT_ALIVE[client]))
@@ -248,7 +248,7 @@ assert not atfork.is_flagged(driver.descriptor(driver.connect()))
     succeeds(run(tmp_path, text, driver, order, install="import forksafe\n"))
 
 
-def test_names_and_signatures_of_drivers_stay(tmp_path):
+def test_drivers_signatures(tmp_path):
     for name in ("psycopg", "psycopg2", "MySQLdb"):
         pytest.importorskip(name)
     text = """

@@ -43,7 +43,7 @@ def package(tmp_path):
     return tmp_path
 
 
-def test_half_imported_package_can_be_imported(package):
+def test_half_imported_package(package):
     succeeds(run(package, PROGRAM))
 
 

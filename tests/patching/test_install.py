@@ -140,7 +140,7 @@ if "forksafe" in sys.modules:
 def child():
     threading.Thread(target=log.error, args=("y",), daemon=True).start()
     got = b""
-    while b"y\\n" not in got:  # the parent's thread writes on meanwhile
+    while b"y\\n" not in got:  # the parent's thread goes on writing
         try:
             got += os.read(reader, 1 << 20)
         except BlockingIOError:
@@ -248,7 +248,7 @@ def test_installed_while_other_threads_run(tmp_path):
 
 
 def test_installed_after_asyncio(tmp_path):
-    """CPython 3.12's C module shows objects that it has freed to who asks what it refers to: nobody may."""
+    """CPython 3.12's C module passes freed objects to gc.get_referents(): it must not be called for that module."""
     succeeds(run(tmp_path, """
         import asyncio, resource, forksafe
         resource.setrlimit(resource.RLIMIT_AS, (1 << 32, 1 << 32))  # bytes; a list that became a ring has no end
@@ -282,7 +282,7 @@ def test_multiprocessing_and_executors(tmp_path):
 
 
 def test_a_c_fork_among_logging_threads(tmp_path):
-    """As uWSGI does: no Python hook runs, so nobody resets logging's locks; ours know."""
+    """As uWSGI does: no Python hook runs, so logging's own locks are not reset; forksafe's are."""
     text = """
 import ctypes, logging
 class Slow(logging.Handler):

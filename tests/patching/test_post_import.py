@@ -141,7 +141,7 @@ def test_beside_another_finder(program):
     """)
 
 
-def test_modules_in_a_zip_file_share_a_loader(program, tmp_path):
+def test_modules_in_a_zip_file(program, tmp_path):
     with zipfile.ZipFile(tmp_path / "modules.zip", "w") as file:
         file.writestr("first.py", "value = 'first'\n")
         file.writestr("second.py", "value = 'second'\n")

@@ -10,8 +10,8 @@ Why that survives fork: what belongs to the parent is taken out of the executor 
 kept for good, unclosed. What a thread runs is read from its frame at the fork; after a fork by C the frames are still
 to be seen in the child. The processes are made when the child first takes the executor's lock.
 
-Not covered: an initializer or a thread's callback that forks and then raises, and callbacks of futures whose arguments
-could not be pickled: the child ends with status 0. An executor that has no references left while its workers finish.
+Not covered: an initializer or a thread's callback that forks and then raises, and callbacks of futures with arguments
+that could not be pickled: the child ends with status 0. An executor without references while its workers finish.
 """
 
 from __future__ import annotations

@@ -21,19 +21,9 @@ from forksafe.locks import Lock
 from forksafe_core import atfork
 
 __all__ = [
-    "DeadConnection",
-    "before_first_call",
-    "drained",
-    "has_descriptors",
-    "ignore_in_putconn",
-    "instances_of",
-    "keep_attributes",
-    "note_alive",
-    "part",
-    "settle_at_exit",
-    "was_alive",
-    "watch_method",
-]
+    "DeadConnection", "before_first_call", "drained", "has_descriptors", "ignore_in_putconn", "instances_of",
+    "keep_attributes", "note_alive", "part", "settle_at_exit", "was_alive", "watch_method",
+]  # fmt: skip
 
 
 def part(*names: str) -> Callable[[Any], list[Any]]:
@@ -91,7 +81,7 @@ class DeadConnection:
         )
 
 
-# Methods of one object, replaced by attributes of the same name. These refer to the object weakly.
+# Methods of one object, replaced by attributes of the same name.
 
 
 def watch_method(obj: Any, name: str, flag: Flag) -> Callable[[], object]:
@@ -104,7 +94,7 @@ def watch_method(obj: Any, name: str, flag: Flag) -> Callable[[], object]:
         return made
 
     setattr(obj, name, method)
-    alive, ours = weakref.ref(obj), weakref.ref(method)
+    alive, ours = weakref.ref(obj), weakref.ref(method)  # undo() keeps neither
 
     def undo() -> None:
         owner = alive()
@@ -159,9 +149,9 @@ def was_alive(obj: Any, default: bool) -> bool:
 
 
 def settle_at_exit(*_: object) -> Callable[[], object]:
-    """watch= for objects whose module waits for its workers at exit.
+    """watch= for objects of a module that waits for its workers at exit.
 
-    A child of a fork that ran no hooks runs them at its exit at the latest, before that module's exit functions.
+    A child of a fork that ran no hooks runs them at its exit at the latest, before the module's exit functions.
     """
     run_due_hooks_at_exit()
     return lambda: None

@@ -61,7 +61,7 @@ def _restart(listener: Any) -> None:
         listener._thread = None
         if in_process and ran:
             listener.start()
-        elif sys.version_info < (3, 13):  # whose stop() expects a thread
+        elif sys.version_info < (3, 13):  # there stop() expects a thread
             _ignore_stop(listener)
 
 

@@ -8,8 +8,8 @@ Why that survives fork: objects are held weakly and searched again before each f
 counts too. After a fork by C the child does so at its first use of forksafe.
 
 Not covered: data that was being changed when its thread vanished (forksafe.Lock(hold=True) is for that). A
-queue.SimpleQueue, whose lock Python cannot reach (install() replaces the type). Connections that an object of no known
-type opened since it was protected, in a fork by C.
+queue.SimpleQueue, for Python cannot reach its lock (install() replaces the type). Connections that an object of no
+known type opened since it was protected, in a fork by C.
 """
 
 from __future__ import annotations

@@ -28,8 +28,8 @@ class Adapter:
     """What can be done for objects of one type. An adapter with no functions says that the type needs nothing.
 
     parts: the objects it consists of that have adapters of their own.
-    held: called in the thread that forks, before the fork, or in a child whose fork ran no hooks. True if that thread
-    provably holds the object: then it is not reset.
+    held: called in the thread that forks, before the fork, or in the child of a fork that ran no hooks. True if
+    that thread provably holds the object: then it is not reset.
     reset: called in the child, after its parts have been reset.
     connections: what it has open now and a child must not use: descriptors, or objects that contain some. Called when
     the object is protected and before each fork.

@@ -4,7 +4,7 @@ Guarantees, in a child: a protected lock is reinitialised unless the thread that
 that conditions and queues remember are forgotten, for their threads do not exist. An event's flag, a semaphore's count
 and a queue's items stay. A timer that ran at the fork runs again, from the start of its interval, in a daemon thread of
 the child's own, so that a child does not wait for it at its exit. A timer that was cancelled stays so; its cancel() and
-join() return. A timer whose own function forks goes on in the thread that the child has.
+join() return. A timer goes on in the thread that the child has, if its own function forks.
 
 Why that survives fork: whether a lock is held, and a timer runs, is noted before the fork. An RLock names its owner; a
 Lock does not, so it is kept only where the forking process has no other thread. The types are given by their dotted

@@ -3,8 +3,8 @@
 Guarantees: every child has a tombstone over each connection that this program opens
   - by a Python socket that calls connect() or connect_ex(). The audit event precedes the call, so the socket is flagged
     before it is connected;
-  - by psycopg, psycopg2 or mysqlclient, whose sockets are libpq's and libmysqlclient's own: when they have connected,
-    and again before each fork, for they may have reconnected since.
+  - by psycopg, psycopg2 or mysqlclient. The sockets are libpq's and libmysqlclient's own: they are
+    flagged when they have connected, and again before each fork, for they may have reconnected since.
 An engine, pool, client or event loop in _hooks is protected as soon as it is made.
 
 Left alone: datagram sockets (to share one is harmless, and statsd and syslog clients have nothing but one); what was

@@ -5,7 +5,7 @@ Guarantees: a module that is there is passed on at once, one that comes later as
 finders find the module, and its own loader, which stays its loader, loads it. What a callback raises is reported to
 sys.unraisablehook, and the import goes on.
 
-Not covered: a module that another thread is importing at the moment of register(); one whose loader is a class
+Not covered: a module that another thread is importing at the moment of register(); one that a class loads
 (built-in and frozen modules), unless it is there already.
 """
 
