@@ -76,7 +76,8 @@ class ProcessPoolExecutor(_StandardExecutor):
     ) -> None:
         # The standard one has these attributes, and programs read them.
         self._max_workers = _checked_workers(max_workers)
-        self._initializer, self._initargs = initializer, initargs
+        self._initializer: Any = initializer
+        self._initargs = initargs
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
         if not isinstance(restart, bool):
