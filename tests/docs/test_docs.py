@@ -139,6 +139,7 @@ def folder(tmp_path: Path) -> Path:
 
 def environment_for(snippet: Snippet, folder: Path, request: pytest.FixtureRequest) -> dict[str, str]:
     environment = {**environment_with(folder.parent / "bin"), "HOME": str(folder)}  # where gunicorn has a socket
+    environment["UWSGI_WORKER_RELOAD_MERCY"] = "5"  # seconds, not 60, for a worker that hangs in the interpreter itself
     needs: Any = snippet.options.get("needs")
     if needs == "postgres":
         server = request.getfixturevalue("postgres")
