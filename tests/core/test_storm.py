@@ -17,7 +17,7 @@ from forksafe.testing import _kill, _reap
 from support.forks import FORKS
 from support.threads import threads
 
-COUNT = int(os.environ.get("FORKSAFE_STORM", "40"))
+COUNT = int(os.environ.get("FORKSAFE_STORM", "30"))
 
 
 class State:

@@ -124,7 +124,7 @@ def test_interrupted(tmp_path):
 
 @pytest.mark.timeout(200)
 def test_a_storm_of_forks_finishes(tmp_path):
-    forks = int(os.environ.get("FORKSAFE_STORM", "150"))
+    forks = int(os.environ.get("FORKSAFE_STORM", "60"))
     path = script(tmp_path / "program.py", """
         import os, threading
         over = threading.Event()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from itertools import cycle
 
 import pytest
 
@@ -219,8 +220,15 @@ PART
 """
 
 
-@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
-@pytest.mark.parametrize("part", PARTS)
+# By default each part under fork, and under one of the methods that start a fresh interpreter.
+CELLS = [
+    pytest.param(part, method, marks=pytest.mark.slow if method == other else (), id=f"{part}-{method}")
+    for part, other in zip(PARTS, cycle(["spawn", "forkserver"]))
+    for method in ("fork", "forkserver", "spawn")
+]
+
+
+@pytest.mark.parametrize(("part", "method"), CELLS)
 def test_multiprocessing(tmp_path, session_server, method, part):
     text = PROGRAM.replace("PART", textwrap.indent(textwrap.dedent(PARTS[part]), " " * 4))
     succeeds(run(tmp_path, text, session_server.port, method, tmp_path, timeout=60))

@@ -190,7 +190,7 @@ def test_a_storm_of_forks(server):
 
     with ConnectionPool(server.connect, max_size=2, timeout=30) as pool, threads(work, 4):
         try:
-            for _ in range(60):
+            for _ in range(20):
                 assert run_in_child(lambda: len(uses_its_own(pool, ()))) == 2
         finally:
             running = False
