@@ -34,7 +34,7 @@ def lines(message):
 
 
 def test_warn(held):
-    with warnings.catch_warnings(record=True) as caught, forksafe.guard("warn", kinds=["lock"]):
+    with warnings.catch_warnings(record=True) as caught, forksafe.guard("warn", kinds=["lock"], modules=[__name__]):
         warnings.simplefilter("always", forksafe.ForkHazardWarning)
         assert run_in_child(lambda: 3) == 3
     (warning,) = [each for each in caught if each.category is forksafe.ForkHazardWarning]
@@ -49,7 +49,7 @@ def test_guard_raise(held):
     ran = []
     registration = forksafe.register_at_fork(before=lambda: ran.append("before"))
     try:
-        with forksafe.guard("raise", kinds=["lock"]) as guard:
+        with forksafe.guard("raise", kinds=["lock"], modules=[__name__]) as guard:
             with pytest.raises(forksafe.ForkHazardError, match=r"Account\.lock") as caught:
                 os.fork()
             (hazard,) = caught.value.hazards
@@ -70,7 +70,7 @@ def test_control_without_a_guard_it_forks(held):
 
 
 def test_log(held, caplog):
-    with caplog.at_level(logging.WARNING, "forksafe"), forksafe.guard("log", kinds=["lock"]):
+    with caplog.at_level(logging.WARNING, "forksafe"), forksafe.guard("log", kinds=["lock"], modules=[__name__]):
         assert run_in_child(lambda: 3) == 3
     (record,) = [each for each in caplog.records if each.name == "forksafe"]
     assert "Account.lock" in record.getMessage()
@@ -86,7 +86,7 @@ def test_filters(held):
         ({"severity": "danger"}, True),
         ({"kinds": ["connection"]}, False),
     ]:
-        with forksafe.guard("raise", **{"kinds": ["lock"], **filters}):
+        with forksafe.guard("raise", **{"kinds": ["lock"], "modules": [__name__], **filters}):
             if raises:
                 with pytest.raises(forksafe.ForkHazardError):
                     os.fork()

@@ -30,6 +30,7 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     if config.option.usepdb or config.option.collectonly or not any(map(os.path.isdir, config.args)):
         return
     config.option.numprocesses, config.option.dist = lanes(), "loadgroup"
+    config.option.loadscopereorder = False  # within each process the files run in their usual order
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist, which adds the group to the name
