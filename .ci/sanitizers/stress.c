@@ -62,7 +62,7 @@ static void use_lock(uint64_t self, int turn) {
     lt_note_taken(&lock);
     locked_count++;
     atomic_fetch_add_explicit(&lock_turns, 1, memory_order_relaxed);
-    if (!lw_give_plain(&lock, self) && !lw_give_back(&lock)) lw_release(lw_owner(&lock));
+    if (!lw_give_uncontended(&lock, self) && !lw_give_back(&lock)) lw_release(lw_owner(&lock));
 }
 
 static void use_semaphores(int turn) {
