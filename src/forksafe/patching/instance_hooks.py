@@ -20,7 +20,6 @@ from types import ModuleType
 from typing import Any
 
 from forksafe.patching import post_import
-from forksafe_core import atfork
 
 __all__ = ["Hook", "InstanceHooks"]
 
@@ -85,7 +84,7 @@ class InstanceHooks:
         def ours(*args: Any, **kwargs: Any) -> Any:
             made = make(*args, **kwargs)
             if self._on:
-                _call(hook, made if made is not None else args[0])
+                post_import.call(hook.callback, made if made is not None else args[0])
             return made
 
         self._replaced.append((owner, name, vars(owner).get(name), ours))
@@ -99,12 +98,5 @@ class InstanceHooks:
         for obj in gc.get_objects() if hooks else ():
             for cls in type(obj).__mro__:  # isinstance() would run the code of lazy proxies
                 if cls in hooks:
-                    _call(hooks[cls], obj)
+                    post_import.call(hooks[cls].callback, obj)
                     break
-
-
-def _call(hook: Hook, made: Any) -> None:
-    try:
-        hook.callback(made)
-    except Exception as error:
-        atfork.write_unraisable(error, hook.callback)

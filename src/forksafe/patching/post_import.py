@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 
 from forksafe_core import atfork
 
-__all__ = ["register", "unregister"]
+__all__ = ["call", "register", "unregister"]
 
 Callback: TypeAlias = Callable[[ModuleType], object]
 
@@ -59,7 +59,7 @@ def register(name: str, callback: Callback) -> None:
         sys.meta_path.insert(0, _finder)
     module = sys.modules.get(name)
     if module is not None:
-        _call(callback, module)
+        call(callback, module)
 
 
 def unregister(callbacks: Iterable[Callback]) -> None:
@@ -73,9 +73,10 @@ def unregister(callbacks: Iterable[Callback]) -> None:
         sys.meta_path.remove(_finder)
 
 
-def _call(callback: Callback, module: ModuleType) -> None:
+def call(callback: Callable[[Any], object], argument: Any) -> None:
+    """Call it, and report what it raises to sys.unraisablehook: the program goes on."""
     try:
-        callback(module)
+        callback(argument)
     except Exception as error:
         atfork.write_unraisable(error, callback)
 
@@ -93,7 +94,7 @@ def _wrap(loader: Any) -> None:
         if getattr(loader, "name", None) == module.__name__:  # else it loads others too
             vars(loader).pop("exec_module", None)
         for callback in list(_callbacks.get(module.__name__, ())):
-            _call(callback, module)
+            call(callback, module)
 
     try:
         loader.exec_module = exec_module
